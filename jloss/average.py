@@ -1,4 +1,4 @@
-"""Averages that add up: the one way that anything in jloss is averaged. It knows nothing of losses."""
+"""Averages that add up: the one way that anything in jloss is averaged."""
 
 from dataclasses import dataclass
 

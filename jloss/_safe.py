@@ -1,0 +1,232 @@
+"""The few building blocks that all losses share: strict inputs, masks, safe numerics.
+
+Nothing here knows a particular loss. Shapes and dtypes are checked at trace time.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.custom_derivatives import SymbolicZero
+from jax.experimental import checkify
+from jax.typing import ArrayLike
+
+Axis = int | tuple[int, ...] | None
+
+
+# Inputs: dtypes and shapes -----------------------------------------------------------------------
+
+
+def floats(loss: str, **arrays: ArrayLike) -> list[Array]:
+    """The arrays in the dtype to compute in: float32, or float64 where one of them is.
+
+    The first must be floating already; the others may hold integers or booleans.
+    """
+    named = {name: jnp.asarray(array) for name, array in arrays.items()}
+    first, *others = named
+    if not jnp.issubdtype(named[first].dtype, jnp.floating):
+        swapped = any(jnp.issubdtype(named[name].dtype, jnp.floating) for name in others)
+        cure = " Are the arguments swapped? Predictions come first." if swapped else ""
+        raise TypeError(f"{loss}: {first} must be floating, not {named[first].dtype}.{cure}")
+    for name in others:
+        if jnp.issubdtype(named[name].dtype, jnp.complexfloating):
+            raise TypeError(f"{loss}: {name} must be real, not {named[name].dtype}.")
+    dtype = jnp.float32
+    for array in named.values():
+        dtype = jnp.promote_types(dtype, array.dtype)
+    return [array.astype(dtype) for array in named.values()]
+
+
+def same_shape(loss: str, **pair: Array) -> None:
+    """Nothing is broadcast: (4, 1) against (4,) is an error, not a (4, 4) matrix."""
+    (first, a), (second, b) = pair.items()
+    if a.shape == b.shape:
+        return
+    cure = ""
+    if a.shape == (*b.shape, 1):
+        cure = f" Did you mean {first}[..., 0]?"
+    elif b.shape == (*a.shape, 1):
+        cure = f" Did you mean {second}[..., 0]?"
+    elif second == "labels" and b.shape == a.shape[:-1]:
+        cure = " Class indices? Take jax.nn.one_hot(labels, classes) or a loss of integer labels."
+    raise ValueError(
+        f"{loss}: {first} {a.shape} and {second} {b.shape} must have the same shape; "
+        f"nothing is broadcast.{cure}"
+    )
+
+
+def class_indices(loss: str, labels: ArrayLike, axes: tuple[int, ...], **scores: Array) -> Array:
+    """``labels`` checked to be integers, one for each example of ``scores``."""
+    ((name, classes),) = scores.items()
+    labels = jnp.asarray(labels)
+    shape = tuple(size for a, size in enumerate(classes.shape) if a not in axes)
+    cure = ""
+    if labels.shape == classes.shape:
+        cure = " One-hot? Take labels.argmax(-1)."
+    elif labels.shape == (*shape, 1):
+        cure = " Did you mean labels[..., 0]?"
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise TypeError(f"{loss}: labels must be integer class indices, not {labels.dtype}.{cure}")
+    if labels.shape != shape:
+        raise ValueError(
+            f"{loss}: labels {labels.shape} must have the shape {shape}, that of {name} "
+            f"{classes.shape} without the class axis.{cure}"
+        )
+    return labels
+
+
+def hyper(loss: str, like: Array, *, rows: bool = False, **parameter: ArrayLike) -> Array:
+    """A traced hyper-parameter in the dtype of ``like``; it may broadcast to its shape, not beyond.
+
+    With ``rows`` the last axis of ``like`` does not count: there is one value a row.
+    """
+    ((name, given),) = parameter.items()
+    array, shape = jnp.asarray(given), like.shape[:-1] if rows else like.shape
+    try:
+        fits = jnp.broadcast_shapes(array.shape, shape) == shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(f"{loss}: {name} {array.shape} must broadcast to {shape}.")
+    return array.astype(like.dtype)
+
+
+def axes_of(loss: str, axis: Axis, ndim: int) -> tuple[int, ...]:
+    """``axis`` as a tuple of distinct axes counted from the front; None names them all."""
+    named = tuple(range(ndim)) if axis is None else (axis,) if isinstance(axis, int) else axis
+    axes = tuple(a % ndim for a in named if -ndim <= a < ndim)
+    if not axes or len(set(axes)) < len(named):
+        raise ValueError(f"{loss}: axis {axis} does not name axes of an array of rank {ndim}.")
+    return axes
+
+
+def to_rows(array: Array, axes: tuple[int, ...]) -> Array:
+    """``axes`` moved to the end and made one, so that every example is a row."""
+    if axes == (array.ndim - 1,):
+        return array
+    kept = tuple(a for a in range(array.ndim) if a not in axes)
+    return array.transpose(kept + axes).reshape(*(array.shape[a] for a in kept), -1)
+
+
+# Masks -------------------------------------------------------------------------------------------
+
+
+def mask(
+    loss: str, where: ArrayLike | None, shape: tuple[int, ...], axes: tuple[int, ...] = ()
+) -> Array | None:
+    """``where`` over the whole ``shape`` of the predictions.
+
+    It has their rank, each size equal or 1; or it lacks ``axes`` and flags whole examples; or it is
+    one flag for all.
+    """
+    if where is None:
+        return None
+    flags = jnp.asarray(where)
+    if flags.dtype != bool:
+        raise TypeError(f"{loss}: where must be boolean, not {flags.dtype}.")
+    if axes and flags.ndim == len(shape) - len(axes):
+        flags = jnp.expand_dims(flags, axes)
+    fits = flags.ndim in (0, len(shape)) and all(
+        size in (1, full) for size, full in zip(flags.shape, shape, strict=False)
+    )
+    if not fits:
+        raise ValueError(
+            f"{loss}: where {jnp.shape(where)} must flag examples or items of predictions {shape}, "
+            "each size equal or 1."
+        )
+    return jnp.broadcast_to(flags, shape)
+
+
+def keep(where: Array | None, array: Array, fill: ArrayLike = 0) -> Array:
+    """``array`` where it counts and ``fill`` elsewhere.
+
+    Used on the inputs, so that no hidden NaN gets into the mathematics or its derivative, and again
+    on the values, which makes hidden ones 0 (the "double where").
+    """
+    return array if where is None else jnp.where(where, array, jnp.asarray(fill, array.dtype))
+
+
+# Values out of their domain ----------------------------------------------------------------------
+
+
+def nan_unless(loss: str, inside: Array, wanted: str, **argument: Array) -> Array:
+    """0 where ``inside`` holds, else NaN: added to an input, it spoils value *and* gradient.
+
+    Under `jax.experimental.checkify` it raises instead; in plain jit that check costs nothing.
+    """
+    ((name, array),) = argument.items()
+    if inside.size:
+        first = jnp.argmin(inside)
+        checkify.debug_check(
+            jnp.all(inside),
+            f"{loss}: {name} must be {wanted}; at index {{index}} it is {{found}}",
+            index=jnp.stack(jnp.unravel_index(first, inside.shape)) if inside.ndim else first,
+            found=jnp.take(array, first) if array.ndim else array,
+        )
+    dtype = array.dtype if jnp.issubdtype(array.dtype, jnp.floating) else jnp.float32
+    return jnp.where(inside, jnp.zeros((), dtype), jnp.asarray(jnp.nan, dtype))
+
+
+def nan_unless_class(loss: str, labels: Array, scores: Array) -> Array:
+    """`nan_unless` for class indices into the last axis of ``scores``, to be added to these."""
+    classes = scores.shape[-1]
+    inside, wanted = (labels >= 0) & (labels < classes), f"from 0 to {classes - 1}"
+    return nan_unless(loss, inside, wanted, labels=labels)[..., None].astype(scores.dtype)
+
+
+# Derivatives and numerics ------------------------------------------------------------------------
+
+
+def chain(
+    value: Array, *pairs: tuple[Array, Array | SymbolicZero], axis: int | None = None
+) -> tuple[Array, Array]:
+    """What a `jax.custom_jvp` rule returns: ``value`` and the sum of slope times tangent.
+
+    The products are summed over ``axis`` for a loss that has one value a row. A tangent that is
+    zero by construction is left out: times an infinite slope, as a label has at an infinite logit,
+    it would be NaN. The rule is registered with ``symbolic_zeros=True``.
+    """
+    total = jnp.zeros_like(value)
+    for slope, tangent in pairs:
+        if not isinstance(tangent, SymbolicZero):
+            product = slope * tangent
+            total += product if axis is None else product.sum(axis)
+    return value, total
+
+
+def is_class(scores: Array, labels: Array) -> Array:
+    """Where the last axis of ``scores`` is at the label: a one-hot mask that is never stored."""
+    places = jax.lax.broadcasted_iota(labels.dtype, scores.shape, scores.ndim - 1)
+    return places == labels[..., None]
+
+
+def two_difference(a: Array, b: Array) -> tuple[Array, Array]:
+    """``a - b`` rounded, and what the rounding lost (Knuth 1969); 0 where infinite."""
+    difference = a - b
+    part = difference - a
+    lost = (a - (difference - part)) - (b + part)
+    return difference, jnp.where(jnp.isfinite(difference), lost, 0.0)
+
+
+def product(factor: Array, other: Array) -> Array:
+    """``factor * other`` where an exact 0 times infinity is 0, as in 0 log 0."""
+    return jnp.where(factor == 0, 0.0, factor * jnp.where(factor == 0, 1.0, other))
+
+
+def unit(rows: Array, epsilon: ArrayLike = 0.0) -> tuple[Array, Array]:
+    """Rows over their Euclidean norm, and what their squared norm lacks of 1.
+
+    The latter is 0 but for a row shorter than ``sqrt(epsilon)``, which is divided by that, and for
+    the zero row, which without an ``epsilon`` stays zero with a zero gradient. Rows are scaled
+    before they are squared, so that any magnitude is safe.
+    """
+    largest = jax.lax.stop_gradient(jnp.abs(rows).max(-1, keepdims=True, initial=0.0))
+    scale = jnp.where(largest > 0, largest, 1.0)
+    scaled = rows / scale
+    squared = (scaled * scaled).sum(-1, keepdims=True)
+    norm = jnp.sqrt(jnp.where(squared > 0, squared, 1.0))
+    floor = jnp.sqrt(jnp.asarray(epsilon, rows.dtype)) / scale
+    short = (norm < floor) | (squared == 0)
+    divisor = jnp.where(short, jnp.where(floor > 0, floor, 1.0), norm)
+    lacking = jnp.where(short, 1.0 - squared / divisor / divisor, 0.0)
+    directed = (squared > 0) | (floor > 0)
+    return jnp.where(directed, scaled / divisor, 0.0), lacking[..., 0]

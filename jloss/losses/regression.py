@@ -1,0 +1,489 @@
+r"""Regression losses: of a residual ``predictions - targets``, or of two vectors.
+
+Losses of a predicted distribution are in ``probabilistic.py``.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+
+from jloss._safe import (
+    Axis,
+    axes_of,
+    chain,
+    floats,
+    hyper,
+    keep,
+    mask,
+    nan_unless,
+    same_shape,
+    to_rows,
+    unit,
+)
+from jloss.card import EMBEDDING, NONNEGATIVE, REAL, UNIT, card
+
+
+def _residuals(
+    loss: str, predictions: ArrayLike, targets: ArrayLike | None, where: ArrayLike | None
+) -> tuple[Array, Array | None]:
+    """Predictions minus targets (0 if None), 0 where hidden; and the mask."""
+    if targets is None:
+        (predictions,) = floats(loss, predictions=predictions)
+        where = mask(loss, where, predictions.shape)
+        return keep(where, predictions), where
+    predictions, targets = floats(loss, predictions=predictions, targets=targets)
+    same_shape(loss, predictions=predictions, targets=targets)
+    where = mask(loss, where, predictions.shape)
+    return keep(where, predictions) - keep(where, targets), where
+
+
+@card(
+    values="element",
+    predictions=REAL,
+    targets=REAL,
+    exact=lambda m, prediction, target: (prediction - target) ** 2,
+    source="Legendre (1805), Nouvelles méthodes pour la détermination des orbites des comètes",
+    also=dict(
+        optax="losses.squared_error",
+        torch="nn.functional.mse_loss",
+        keras="losses.mean_squared_error",
+        sklearn="metrics.mean_squared_error",
+    ),
+    ulp=1,
+    minimum=0.0,
+    minimizer=lambda targets: targets,
+    convex=True,
+    smooth=2.0,
+    kinks=False,
+    symmetric=True,
+    elicits="mean",
+    invariant=("translation", "permutation"),
+)
+def squared_error(
+    predictions: ArrayLike, targets: ArrayLike | None = None, *, where: ArrayLike | None = None
+) -> Array:
+    r"""Squared error: the best constant answer is the mean, so one outlier can pull it anywhere.
+
+    .. math:: L(p, t) = (p - t)^2
+
+    Args:
+      predictions: real numbers of any shape.
+      targets: the same shape; None means 0.
+      where: boolean mask of what counts, of the same rank.
+
+    Returns:
+      One value an element, in float32 or float64. Its gradient is :math:`2 (p - t)`.
+
+    Raises:
+      ValueError: shapes differ.
+      TypeError: predictions are not floating, or ``where`` is not boolean.
+
+    Prefer `huber_loss` where targets have outliers and `softmax_cross_entropy` for classes.
+    Source: Legendre (1805).
+
+    >>> jloss.squared_error(jnp.array([1.0, 5.0]), jnp.array([1.5, 2.0]))
+    Array([0.25, 9.  ], dtype=float32)
+    """
+    residual, where = _residuals("squared_error", predictions, targets, where)
+    return keep(where, residual * residual)
+
+
+@card(
+    values="element",
+    predictions=REAL,
+    targets=REAL,
+    exact=lambda m, prediction, target: (prediction - target) ** 2 / 2,
+    source="Bishop (2006), Pattern recognition and machine learning, section 1.1",
+    also=dict(optax="losses.l2_loss", sklearn="_loss.HalfSquaredError"),
+    ulp=1,
+    minimum=0.0,
+    minimizer=lambda targets: targets,
+    convex=True,
+    smooth=1.0,
+    kinks=False,
+    symmetric=True,
+    elicits="mean",
+    invariant=("translation", "permutation"),
+)
+def l2_loss(
+    predictions: ArrayLike, targets: ArrayLike | None = None, *, where: ArrayLike | None = None
+) -> Array:
+    r"""Half the squared error, whose gradient is the residual itself.
+
+    .. math:: L(p, t) = \tfrac12 (p - t)^2
+
+    Args:
+      predictions: real numbers of any shape.
+      targets: the same shape; None means 0.
+      where: boolean mask of what counts, of the same rank.
+
+    Returns:
+      One value an element, in float32 or float64.
+
+    Raises:
+      ValueError: shapes differ.
+      TypeError: predictions are not floating, or ``where`` is not boolean.
+
+    Source: Bishop (2006).
+
+    >>> jloss.l2_loss(jnp.array([1.0, 5.0]), jnp.array([1.5, 2.0]))
+    Array([0.125, 4.5  ], dtype=float32)
+    """
+    residual, where = _residuals("l2_loss", predictions, targets, where)
+    return keep(where, 0.5 * residual * residual)
+
+
+@card(
+    values="element",
+    predictions=REAL,
+    targets=REAL,
+    exact=lambda m, prediction, target: abs(prediction - target),
+    source="Laplace (1774), Mémoire sur la probabilité des causes par les évènements",
+    also=dict(
+        torch="nn.functional.l1_loss",
+        keras="losses.mean_absolute_error",
+        sklearn="metrics.mean_absolute_error",
+    ),
+    ulp=1,
+    minimum=0.0,
+    minimizer=lambda targets: targets,
+    convex=True,
+    lipschitz=1.0,
+    kinks=lambda targets: targets,
+    symmetric=True,
+    elicits="median",
+    invariant=("translation", "permutation"),
+)
+def absolute_error(
+    predictions: ArrayLike, targets: ArrayLike, *, where: ArrayLike | None = None
+) -> Array:
+    r"""Absolute error: the best constant answer is the median, which outliers hardly move.
+
+    .. math:: L(p, t) = |p - t|
+
+    Args:
+      predictions: real numbers of any shape.
+      targets: the same shape.
+      where: boolean mask of what counts, of the same rank.
+
+    Returns:
+      One value an element, in float32 or float64. The gradient is the sign of the residual; at the
+      kink, where any number from -1 to 1 is a subgradient, it is 0.
+
+    Raises:
+      ValueError: shapes differ.
+      TypeError: predictions are not floating, or ``where`` is not boolean.
+
+    The gradient keeps its size up to the minimum, so constant steps end by jumping around it:
+    prefer `huber_loss` or `log_cosh` for the last digits.
+    Source: Laplace (1774).
+
+    >>> jloss.absolute_error(jnp.array([1.0, 5.0]), jnp.array([1.5, 2.0]))
+    Array([0.5, 3. ], dtype=float32)
+    """
+    residual, where = _residuals("absolute_error", predictions, targets, where)
+    return keep(where, jnp.abs(residual))
+
+
+def _exact_huber(m, prediction, target, delta):
+    size = abs(prediction - target)
+    return size**2 / 2 if size <= delta else delta * (size - delta / 2)
+
+
+@card(
+    values="element",
+    predictions=REAL,
+    targets=REAL,
+    hyper=dict(delta=NONNEGATIVE),
+    exact=_exact_huber,
+    source="Huber (1964), Robust estimation of a location parameter, Ann. Math. Stat. 35(1)",
+    also=dict(
+        optax="losses.huber_loss",
+        torch="nn.functional.huber_loss",
+        keras="losses.huber",
+        sklearn="_loss.HuberLoss",
+    ),
+    ulp=1,
+    minimum=0.0,
+    minimizer=lambda targets: targets,
+    convex=True,
+    lipschitz=lambda delta: delta,
+    smooth=1.0,
+    kinks=False,
+    symmetric=True,
+    invariant=("translation", "permutation"),
+)
+def huber_loss(
+    predictions: ArrayLike,
+    targets: ArrayLike | None = None,
+    *,
+    delta: ArrayLike = 1.0,
+    where: ArrayLike | None = None,
+) -> Array:
+    r"""Squared near zero, absolute beyond ``delta``: least squares that outliers cannot pull far.
+
+    .. math::
+        L(p, t) = \tfrac12 r^2 \text{ if } |r| \le \delta, \quad
+        \delta (|r| - \tfrac12 \delta) \text{ otherwise}, \qquad r = p - t
+
+    Args:
+      predictions: real numbers of any shape.
+      targets: the same shape; None means 0.
+      delta: the residual at which the parabola becomes a line, in the units of the targets; at
+        least 0, NaN otherwise. It broadcasts to the predictions.
+      where: boolean mask of what counts, of the same rank.
+
+    Returns:
+      One value an element, in float32 or float64. Its gradient is the residual clipped to
+      ``delta``, exactly.
+
+    Raises:
+      ValueError: shapes differ, or ``delta`` does not broadcast.
+      TypeError: predictions are not floating, or ``where`` is not boolean.
+
+    Prefer it to `squared_error` where targets have outliers. Take ``delta`` near the size of an
+    ordinary residual: 1.35 standard deviations lose 5% of efficiency on Gaussian noise.
+    Source: Huber (1964).
+
+    >>> jloss.huber_loss(jnp.array([1.0, 5.0]), jnp.array([1.5, 2.0]), delta=1.0)
+    Array([0.125, 2.5  ], dtype=float32)
+    """
+    residual, where = _residuals("huber_loss", predictions, targets, where)
+    delta = hyper("huber_loss", residual, delta=delta)
+    delta += nan_unless("huber_loss", delta >= 0, "at least 0", delta=delta)
+    return keep(where, _huber(residual, delta))
+
+
+@jax.custom_jvp
+def _huber(residual: Array, delta: Array) -> Array:
+    size = jnp.abs(residual)
+    inside = jnp.minimum(size, delta)
+    return inside * (size - 0.5 * inside)
+
+
+@partial(_huber.defjvp, symbolic_zeros=True)
+def _huber_jvp(primals, tangents):
+    # Autodiff of the lines above computes (size - delta) + delta, which loses a small residual.
+    residual, delta = primals
+    slope = jnp.clip(residual, -delta, delta)
+    beyond = jnp.maximum(jnp.abs(residual) - delta, 0.0)
+    return chain(_huber(residual, delta), (slope, tangents[0]), (beyond, tangents[1]))
+
+
+@card(
+    values="element",
+    predictions=REAL,
+    targets=REAL,
+    exact=lambda m, prediction, target: m.log(m.cosh(prediction - target)),
+    source="Green (1990), Bayesian reconstructions from emission tomography data, IEEE TMI 9(1)",
+    also=dict(optax="losses.log_cosh", keras="losses.log_cosh"),
+    ulp=8,
+    minimum=0.0,
+    minimizer=lambda targets: targets,
+    convex=True,
+    lipschitz=1.0,
+    smooth=1.0,
+    kinks=False,
+    symmetric=True,
+    invariant=("translation", "permutation"),
+)
+def log_cosh(
+    predictions: ArrayLike, targets: ArrayLike | None = None, *, where: ArrayLike | None = None
+) -> Array:
+    r"""A smooth absolute error: half the squared error near zero, :math:`|r| - \log 2` far away.
+
+    .. math:: L(p, t) = \log \cosh (p - t)
+
+    Args:
+      predictions: real numbers of any shape.
+      targets: the same shape; None means 0.
+      where: boolean mask of what counts, of the same rank.
+
+    Returns:
+      One value an element, in float32 or float64. Its gradient is :math:`\tanh (p - t)`.
+
+    Raises:
+      ValueError: shapes differ.
+      TypeError: predictions are not floating, or ``where`` is not boolean.
+
+    Prefer it to `huber_loss` where second derivatives should be continuous; it has no ``delta``, so
+    scale the targets to the size of ordinary residuals.
+    Source: Green (1990).
+
+    >>> jloss.log_cosh(jnp.array([0.5, -20.0]), jnp.array([0.0, 0.0]))
+    Array([ 0.12011451, 19.306852  ], dtype=float32)
+    """
+    residual, where = _residuals("log_cosh", predictions, targets, where)
+    return keep(where, _log_cosh(residual))
+
+
+@jax.custom_jvp
+def _log_cosh(residual: Array) -> Array:
+    # cosh² = 1 + sinh², and sinh² = fall² / (4 (1 + fall)) with fall = exp(-2 |r|) - 1: no digit of
+    # a small residual is lost, as it is in |r| + log1p(exp(-2 |r|)) - log 2.
+    size = jnp.abs(residual)
+    near = jnp.minimum(size, 2.0)
+    fall = jnp.expm1(-2.0 * near)
+    small = 0.5 * jnp.log1p(fall * fall / (4.0 * (1.0 + fall)))
+    large = size + (jnp.log1p(jnp.exp(-2.0 * size)) - jnp.log(2.0).astype(size.dtype))
+    return jnp.where(size < 2.0, small, large)
+
+
+@partial(_log_cosh.defjvp, symbolic_zeros=True)
+def _log_cosh_jvp(primals, tangents):
+    (residual,) = primals
+    return chain(_log_cosh(residual), (jnp.tanh(residual), tangents[0]))
+
+
+@card(
+    values="element",
+    predictions=REAL,
+    targets=REAL,
+    hyper=dict(quantile=UNIT),
+    exact=lambda m, prediction, target, quantile: max(
+        quantile * (target - prediction), (quantile - 1) * (target - prediction)
+    ),
+    source="Koenker & Bassett (1978), Regression quantiles, Econometrica 46(1)",
+    also=dict(sklearn="metrics.mean_pinball_loss"),
+    ulp=2,
+    minimum=0.0,
+    minimizer=lambda targets, quantile: targets,
+    convex=True,
+    lipschitz=lambda quantile: max(quantile, 1 - quantile),
+    kinks=lambda targets, quantile: targets,
+    elicits="quantile",
+    invariant=("translation", "permutation"),
+)
+def quantile_loss(
+    predictions: ArrayLike,
+    targets: ArrayLike,
+    *,
+    quantile: ArrayLike = 0.5,
+    where: ArrayLike | None = None,
+) -> Array:
+    r"""The pinball loss: the best constant answer is the given quantile of the targets.
+
+    .. math:: L(p, t) = \max\bigl(q (t - p),\ (q - 1)(t - p)\bigr)
+
+    Args:
+      predictions: real numbers of any shape.
+      targets: the same shape.
+      quantile: :math:`q` in [0, 1], NaN otherwise. It broadcasts to the predictions, so a last axis
+        of predictions may hold several quantiles.
+      where: boolean mask of what counts, of the same rank.
+
+    Returns:
+      One value an element, in float32 or float64. The gradient is :math:`1 - q` above the target
+      and :math:`-q` below it; at the kink, where anything between is a subgradient, it is 0.
+
+    Raises:
+      ValueError: shapes differ, or ``quantile`` does not broadcast.
+      TypeError: predictions are not floating, or ``where`` is not boolean.
+
+    Prefer it where over- and underestimating cost differently, or two of it for an interval.
+    Source: Koenker & Bassett (1978).
+
+    >>> jloss.quantile_loss(jnp.array([1.0, 5.0]), jnp.array([2.0, 4.0]), quantile=0.75)
+    Array([0.75, 0.25], dtype=float32)
+    """
+    residual, where = _residuals("quantile_loss", predictions, targets, where)
+    quantile = hyper("quantile_loss", residual, quantile=quantile)
+    inside = (quantile >= 0) & (quantile <= 1)
+    quantile += nan_unless("quantile_loss", inside, "in [0, 1]", quantile=quantile)
+    # Autodiff sees a slope that is constant on either side and 0 at the kink.
+    slope = jnp.where(residual > 0, 1.0 - quantile, jnp.where(residual < 0, -quantile, 0.0))
+    return keep(where, slope * residual)
+
+
+def _exact_cosine(m, prediction, target, epsilon):
+    def norm(row):
+        return m.sqrt(max(m.fsum(x * x for x in row), epsilon))
+
+    norms = norm(prediction) * norm(target)
+    return 1 - m.fdot(prediction, target) / norms if norms else m.mpf(1)
+
+
+@card(
+    values="example",
+    predictions=EMBEDDING,
+    targets=EMBEDDING,
+    hyper=dict(epsilon=NONNEGATIVE),
+    exact=_exact_cosine,
+    source="Salton & McGill (1983), Introduction to modern information retrieval",
+    also=dict(
+        optax="losses.cosine_distance",
+        torch="1 - nn.functional.cosine_similarity",
+        keras="1 + losses.cosine_similarity",
+        sklearn="metrics.pairwise.paired_cosine_distances",
+    ),
+    ulp=4,
+    scale=1.0,
+    minimum=0.0,
+    minimizer=lambda targets, epsilon: targets,
+    maximum=2.0,
+    kinks=False,
+    symmetric=True,
+    invariant=("scale", "permutation"),
+)
+def cosine_distance(
+    predictions: ArrayLike,
+    targets: ArrayLike,
+    *,
+    epsilon: ArrayLike = 0.0,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+) -> Array:
+    r"""One minus the cosine of the angle: only the direction counts.
+
+    .. math:: L(p, t) = 1 - \frac{p \cdot t}{\|p\| \, \|t\|}
+
+    Args:
+      predictions: vectors along ``axis``.
+      targets: the same shape.
+      epsilon: the least *squared* norm that a vector is divided by, as optax has it; at least 0.
+        With the default, a zero vector has distance 1 to anything, with a zero gradient.
+      axis: the axis, or axes, of a vector.
+      where: boolean mask of what counts: of the shape of the result, or of the rank of the
+        predictions, which leaves components out.
+
+    Returns:
+      The shape of ``predictions`` without ``axis``: values from 0 to 2, never outside. No digit is
+      lost for nearly parallel vectors, and no magnitude overflows.
+
+    Raises:
+      ValueError: shapes differ, or ``axis`` names no axis.
+      TypeError: predictions are not floating, or ``where`` is not boolean.
+
+    Source: Salton & McGill (1983).
+
+    >>> predictions = jnp.array([[1.0, 0.0], [3.0, 4.0]])
+    >>> jloss.cosine_distance(predictions, jnp.array([[0.0, 2.0], [6.0, 8.0]]))
+    Array([1., 0.], dtype=float32)
+    """
+    predictions, targets = floats("cosine_distance", predictions=predictions, targets=targets)
+    same_shape("cosine_distance", predictions=predictions, targets=targets)
+    axes = axes_of("cosine_distance", axis, predictions.ndim)
+    where = mask("cosine_distance", where, predictions.shape, axes)
+    predictions, targets = (to_rows(keep(where, x), axes) for x in (predictions, targets))
+    epsilon = hyper("cosine_distance", predictions, rows=True, epsilon=epsilon)
+    epsilon += nan_unless("cosine_distance", epsilon >= 0, "at least 0", epsilon=epsilon)
+    values = _cosine_distance(predictions, targets, epsilon[..., None])
+    return keep(None if where is None else to_rows(where, axes).any(-1), values)
+
+
+def _cosine_distance(predictions: Array, targets: Array, epsilon: Array) -> Array:
+    # For unit vectors 1 - cos is half the squared chord, which cancels nothing; beyond a right
+    # angle it is 2 minus half the squared chord to the opposite vector.
+    (predictions, lacking), (targets, lacking_too) = (
+        unit(predictions, epsilon),
+        unit(targets, epsilon),
+    )
+    acute = (predictions * targets).sum(-1) >= 0
+    chord = predictions - jnp.where(acute[..., None], targets, -targets)
+    half = 0.5 * (chord * chord).sum(-1)
+    return jnp.where(
+        acute, half + 0.5 * (lacking + lacking_too), (2.0 - half) - 0.5 * (lacking + lacking_too)
+    )
