@@ -1,5 +1,8 @@
 """Losses for JAX: predict, compare, update, and see what the loss surface looks like."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from jloss.average import Average, average, mean
 from jloss.card import CARDS, Card, Domain, card
 from jloss.losses.classification import (
@@ -21,6 +24,13 @@ from jloss.losses.regression import (
     quantile_loss,
     squared_error,
 )
+from jloss.metrics import accuracy
+from jloss.objective import objective
+from jloss.sweep import Sweep, sweep
+
+if TYPE_CHECKING:
+    from jloss import landscape, plot
+    from jloss.train import State, fit, init, step
 
 __version__ = "0.1.0"
 
@@ -29,18 +39,26 @@ __all__ = [
     "Average",
     "Card",
     "Domain",
+    "State",
+    "Sweep",
     "absolute_error",
+    "accuracy",
     "average",
     "card",
     "cosine_distance",
+    "fit",
     "hinge_loss",
     "huber_loss",
+    "init",
     "kl_divergence",
     "l2_loss",
+    "landscape",
     "log_cosh",
     "mean",
     "multiclass_hinge_loss",
     "ntxent",
+    "objective",
+    "plot",
     "quantile_loss",
     "ranking_softmax_loss",
     "sigmoid_binary_cross_entropy",
@@ -48,4 +66,18 @@ __all__ = [
     "softmax_cross_entropy",
     "softmax_cross_entropy_with_integer_labels",
     "squared_error",
+    "step",
+    "sweep",
 ]
+
+# Rooms that many programs never enter open when they are first asked for.
+_LATER = {"landscape": "landscape", "plot": "plot"} | dict.fromkeys(
+    ("State", "fit", "init", "step"), "train"
+)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'jloss' has no attribute {name!r}")
+    room = importlib.import_module(f"jloss.{_LATER[name]}")
+    return room if name == _LATER[name] else getattr(room, name)
