@@ -29,7 +29,8 @@ class Domain:
 
     ``draw(rng, shape)`` gives ordinary values for predictions of that shape; ``edges`` are the
     values at which floating point or a definition is tried hardest. A domain of ``rows`` constrains
-    the last axis as a whole, and one with ``drops`` has no last axis (one label a row).
+    the last axis as a whole, so that what it draws has its edges in it; one with ``drops`` has no
+    last axis (one label a row); ``soft`` ones are labels that may lie between the certain ones.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Domain:
     outside: tuple[float, ...] = ()
     rows: bool = False
     drops: bool = False
+    soft: bool = False
 
 
 def _simplex(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
@@ -50,7 +52,8 @@ def _simplex(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _log_simplex(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    logits = rng.normal(scale=3.0, size=shape)
+    """Rows from nearly uniform to all but certain."""
+    logits = rng.normal(size=shape) * 10 ** rng.uniform(-1.0, 2.5, (*shape[:-1], 1))
     return logits - np.logaddexp.reduce(logits, -1, keepdims=True)
 
 
@@ -70,20 +73,27 @@ LOGIT = Domain(
     (*REAL.edges, 17.0, -80.3, 103.0, math.inf, -math.inf),
 )
 LOG_PROBABILITIES = Domain(
-    "the logarithms of probabilities along the axis", _log_simplex, (0.0, -1e-7, -103.0), rows=True
+    "the logarithms of probabilities along the axis", _log_simplex, rows=True
 )
 EMBEDDING = Domain(
     "a vector along the axis", lambda rng, shape: rng.normal(size=shape), (0.0, 1.0, 1e-30, -1e30)
 )
-PROBABILITY = Domain("a number in [0, 1]", _probability, (0.0, 1.0, 0.5), (-0.1, 1.1, math.nan))
+PROBABILITY = Domain(
+    "a number in [0, 1]", _probability, (0.0, 1.0, 0.5), (-0.1, 1.1, math.nan), soft=True
+)
 PROBABILITIES = Domain(
-    "numbers in [0, 1] that sum to 1 along the axis", _simplex, (0.0, 1.0), (-0.5, math.nan), True
+    "numbers in [0, 1] that sum to 1 along the axis",
+    _simplex,
+    outside=(-0.5, math.nan),
+    rows=True,
+    soft=True,
 )
 RELEVANCE = Domain(
     "a grade of at least 0",
     lambda rng, shape: rng.integers(0, 4, shape).astype(float),
     (0.0, 1.0),
     (-1.0, math.nan),
+    soft=True,
 )
 SIGN = Domain(
     "-1 or 1", lambda rng, shape: rng.choice([-1.0, 1.0], shape), (-1.0, 1.0), (0.0, 0.5, math.nan)
@@ -119,7 +129,7 @@ NONNEGATIVE = Domain(
 # Cards -------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Card:
     r"""What is claimed of a loss. None means that nothing is claimed.
 

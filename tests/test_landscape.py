@@ -1,0 +1,258 @@
+"""Planes against direct evaluation, directions against definitions, PCA against scikit-learn."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.decomposition import PCA
+
+from jloss.average import average
+from jloss.landscape import path_directions, plane, random_directions
+from jloss.objective import objective
+
+KEY = jax.random.key(0)
+PARAMS = {
+    "dense": jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)), jnp.float32),
+    "conv": jnp.asarray(np.random.default_rng(1).normal(size=(2, 2, 3, 5)), jnp.float32),
+    "bias": jnp.ones(3),
+    "scale": jnp.ones(()),
+}
+
+
+def dot(one, two):
+    return sum(
+        float(jnp.vdot(x, y)) for x, y in zip(*map(jax.tree.leaves, (one, two)), strict=True)
+    )
+
+
+# Directions.
+
+
+def test_random_directions_have_the_norm_of_every_filter():
+    for direction in random_directions(KEY, PARAMS):
+        for output in range(3):
+            np.testing.assert_allclose(
+                np.linalg.norm(direction["dense"][:, output]),
+                np.linalg.norm(PARAMS["dense"][:, output]),
+                rtol=1e-6,
+            )
+        for channel in range(5):
+            np.testing.assert_allclose(
+                np.linalg.norm(direction["conv"][..., channel]),
+                np.linalg.norm(PARAMS["conv"][..., channel]),
+                rtol=1e-6,
+            )
+        assert not direction["bias"].any() and not direction["scale"].any()
+
+
+def test_random_directions_are_orthogonal_and_depend_on_the_key_alone():
+    one, two = random_directions(KEY, PARAMS)
+    assert abs(dot(one, two)) < 1e-5 * dot(one, one)
+    again, _ = random_directions(KEY, PARAMS)
+    other, _ = random_directions(jax.random.key(1), PARAMS)
+    np.testing.assert_array_equal(one["dense"], again["dense"])
+    assert abs(dot(one, other)) < 0.9 * dot(one, one)
+
+
+def test_a_filter_of_zeros_keeps_still():
+    one, two = random_directions(KEY, {"w": PARAMS["dense"].at[:, 1].set(0.0)})
+    assert not one["w"][:, 1].any() and not two["w"][:, 1].any() and one["w"][:, 0].any()
+
+
+def test_filters_of_one_entry_get_a_direction_too():
+    params = {"w": jnp.array([[1.0, -2.0, 3.0]])}
+    for direction in random_directions(KEY, params):
+        np.testing.assert_allclose(np.abs(direction["w"]), np.abs(params["w"]), rtol=1e-6)
+
+
+def test_a_linear_model_without_matrices_moves_as_a_whole():
+    params = {"w": jnp.array([3.0, 4.0]), "b": jnp.array(2.0)}
+    for direction in random_directions(KEY, params):
+        np.testing.assert_allclose(np.linalg.norm(direction["w"]), 5.0, rtol=1e-6)
+        np.testing.assert_allclose(np.abs(direction["b"]), 2.0)
+
+
+def test_random_directions_keep_dtypes():
+    one, _ = random_directions(KEY, {"w": PARAMS["dense"].astype(jnp.bfloat16)})
+    assert one["w"].dtype == jnp.bfloat16
+
+
+def walk(points=7):
+    random = np.random.default_rng(2)
+    return [
+        {"w": jnp.asarray(random.normal(size=(2, 3)) * [3, 2, 1], jnp.float32), "b": jnp.zeros(2)}
+        for _ in range(points)
+    ]
+
+
+def flat(tree):
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)]).astype(float)
+
+
+def test_path_directions_are_the_principal_components_about_the_last_point():
+    path = walk()
+    # A set that is symmetric about its last point has the mean there, so that PCA looks from it.
+    points = np.stack([flat(p) for p in path])
+    mirrored = np.concatenate([points, 2 * points[-1] - points])
+    components = PCA(2).fit(mirrored).components_
+    one, two = path_directions(path)
+    for ours, theirs in zip((flat(one), flat(two)), components, strict=True):
+        np.testing.assert_allclose(abs(ours @ theirs), 1.0, rtol=1e-6)
+        assert (points[0] - points[-1]) @ ours > 0
+    np.testing.assert_allclose([dot(one, one), dot(two, two)], 1.0, rtol=1e-6)
+    assert abs(dot(one, two)) < 1e-6
+
+
+def test_a_stacked_path_is_a_list_of_points():
+    path = walk()
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *path)
+    for ours, theirs in zip(path_directions(stacked), path_directions(path), strict=True):
+        np.testing.assert_array_equal(flat(ours), flat(theirs))
+
+
+POINT, ASIDE = {"w": jnp.array([1.0, 2.0])}, {"w": jnp.array([2.0, 2.0])}
+BEYOND = {"w": jnp.array([4.0, 2.0])}
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ([POINT], "spans no plane: 1 different points;"),
+        ([POINT, ASIDE, POINT, ASIDE], "spans no plane: 2 different points on a line"),
+        ([POINT, BEYOND, ASIDE], "spans no plane: 3 different points on a line"),
+        ([], "not an empty list"),
+        ([POINT, {"w": jnp.ones(3)}], r"one structure and shape, not .*\(2,\).* and .*\(3,\)"),
+        ([POINT, ASIDE, {"w": jnp.array([jnp.nan, 1.0])}], "NaN or infinity"),
+        ({"w": jnp.ones((3, 2)), "b": jnp.ones(4)}, "differ in length"),
+        (jnp.ones(()), "a list of params, or arrays of them stacked"),
+    ],
+)
+def test_a_path_that_shows_no_plane_is_refused(path, message):
+    with pytest.raises(ValueError, match=message):
+        path_directions(path)
+
+
+def test_a_line_that_only_rounding_bends_spans_no_plane():
+    random = np.random.default_rng(0)
+    start, slope = random.normal(size=(2, 50))
+    path = np.stack([start + t * slope for t in (0.0, 0.013, 0.02, 0.05)]).astype(np.float32)
+    with pytest.raises(ValueError, match="4 different points on a line"):
+        path_directions({"w": path})
+
+
+# Planes.
+
+
+def skewed(params, batch):
+    return average(batch * (params["x"] ** 2 + 3 * params["y"][0] + params["x"] * params["y"][1]))
+
+
+CENTRE = {"x": jnp.array(1.0), "y": jnp.array([2.0, 3.0])}
+AXES = ({"x": 1.0, "y": np.zeros(2)}, {"x": 0.0, "y": np.array([1.0, -1.0])})
+
+
+def test_a_plane_is_the_objective_at_its_points():
+    found = plane(
+        skewed, CENTRE, jnp.ones(2), directions=AXES, span=((-1, 2), (-3, 1)), resolution=4
+    )
+    np.testing.assert_allclose(found.a, [-1, 0, 1, 2])
+    np.testing.assert_allclose(found.b, np.linspace(-3, 1, 4), rtol=1e-6)
+    expected = [
+        [(1 + a) ** 2 + 3 * (2 + b) + (1 + a) * (3 - b) for b in np.linspace(-3, 1, 4)]
+        for a in (-1, 0, 1, 2)
+    ]
+    np.testing.assert_allclose(found.values, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_plane_of_a_network_is_its_loss_and_its_centre_exactly_the_params():
+    network = objective(
+        lambda p, x: jnp.tanh(x @ p["dense"] + p["bias"]), lambda p, t: (p - t) ** 2
+    )
+    batch = (np.ones((5, 4), np.float32), np.zeros((5, 3), np.float32))
+    found = plane(network, PARAMS, batch, key=KEY, resolution=5, span=0.7)
+    one, two = random_directions(KEY, PARAMS)
+    assert float(found.a[2]) == float(found.b[2]) == 0.0
+    np.testing.assert_allclose(found.values[2, 2], network(PARAMS, batch).value, rtol=3e-7)
+    moved = jax.tree.map(lambda p, u, v: p - 0.35 * u + 0.7 * v, PARAMS, one, two)
+    np.testing.assert_allclose(found.values[1, 4], network(moved, batch).value, rtol=1e-5)
+    np.testing.assert_allclose(found.a, [-0.7, -0.35, 0, 0.35, 0.7], rtol=1e-6)
+
+
+def test_a_path_in_a_skewed_plane_is_projected_by_least_squares():
+    one, two = np.array([1.0, 0.0, 0.0]), np.array([1.0, 1.0, 0.0])
+    centre = np.array([1.0, 1.0, 1.0])
+    # Off the plane by something orthogonal to it, which a projection forgets.
+    path = [centre + 2 * one - 3 * two + [0, 0, 5], centre - one, centre]
+    bowl = lambda p, batch: average(jnp.sum(p**2) * batch)  # noqa: E731
+    found = plane(bowl, centre, jnp.ones(1), directions=(one, two), path=path, resolution=2)
+    np.testing.assert_allclose(found.path, [[2, -3], [-1, 0], [0, 0]], atol=1e-12)
+
+
+def test_a_path_gives_its_own_directions_and_a_span_that_covers_it():
+    path = walk()
+    bowl = lambda p, batch: average(jnp.sum(p["w"] ** 2) * batch)  # noqa: E731
+    found = plane(bowl, path[-1], jnp.ones(1), path=path, resolution=3)
+    for ours, theirs in zip(found.directions, path_directions(path), strict=True):
+        np.testing.assert_array_equal(flat(ours), flat(theirs))
+    differences = np.stack([flat(p) - flat(path[-1]) for p in path])
+    expected = differences @ np.stack([flat(d) for d in found.directions]).T
+    np.testing.assert_allclose(found.path, expected, atol=1e-5)
+    for coordinates, track in zip((found.a, found.b), found.path.T, strict=True):
+        margin = 0.2 * np.ptp(track)
+        np.testing.assert_allclose(coordinates[0], track.min() - margin, rtol=1e-5)
+        np.testing.assert_allclose(coordinates[-1], track.max() + margin, rtol=1e-5)
+
+
+def test_a_path_asks_for_random_directions_by_a_key_and_keeps_its_broken_points():
+    path = [*walk(), jax.tree.map(lambda leaf: leaf * jnp.nan, walk(1)[0])]
+    bowl = lambda p, batch: average(jnp.sum(p["w"] ** 2) * batch)  # noqa: E731
+    found = plane(bowl, path[0], jnp.ones(1), path=path, key=KEY, resolution=2)
+    np.testing.assert_array_equal(
+        flat(found.directions[0]), flat(random_directions(KEY, path[0])[0])
+    )
+    assert np.isfinite(found.path[:-1]).all() and np.isnan(found.path[-1]).all()
+
+
+def test_a_path_flat_in_one_direction_still_gets_room_across():
+    path = [CENTRE | {"x": jnp.array(1.0 + t)} for t in (1.0, 0.5, 0.0)]
+    found = plane(skewed, CENTRE, jnp.ones(1), directions=AXES, path=path, resolution=2)
+    np.testing.assert_allclose([found.a, found.b], [[-0.2, 1.2], [-0.14, 0.14]], rtol=1e-5)
+
+
+def test_half_precision_parameters_stay_so_on_the_plane():
+    seen = []
+
+    def spy(params, batch):
+        seen.append(params.dtype)
+        return average(params * batch)
+
+    plane(spy, jnp.ones((2, 2), jnp.bfloat16), jnp.ones((2, 2)), resolution=2)
+    assert seen == [jnp.bfloat16]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"resolution": 1}, "at least 2, not 1"),
+        ({"resolution": 2.5}, "at least 2, not 2.5"),
+        ({"span": 0.0}, "span must be a positive number"),
+        ({"span": ((1, 0), (0, 1))}, r"a0 < a1 and b0 < b1, not \(\(1, 0\)"),
+        ({"span": (1, 2)}, "span must be a positive number"),
+        ({"span": float("nan")}, "span must be a positive number"),
+        ({"directions": AXES, "key": KEY}, "key or directions, not both"),
+        ({"directions": AXES[:1]}, "two directions are needed, not 1"),
+        ({"directions": (AXES[0], AXES[0])}, "parallel, zero or not finite"),
+        ({"directions": (AXES[0], jax.tree.map(jnp.zeros_like, AXES[1]))}, "parallel, zero"),
+        ({"directions": (AXES[0], {"x": 1.0})}, "must have the structure and shapes of params"),
+        ({"directions": AXES, "path": [jnp.ones(2)] * 3}, "has 2 parameters, and params have 3"),
+    ],
+)
+def test_plane_refuses(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        plane(skewed, CENTRE, jnp.ones(1), **arguments)
+
+
+def test_params_of_zero_have_no_random_plane():
+    zeros = jax.tree.map(jnp.zeros_like, PARAMS)
+    with pytest.raises(ValueError, match="random ones have the size of the params"):
+        plane(lambda p, batch: average(p["dense"]), zeros, None, key=KEY)

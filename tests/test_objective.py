@@ -1,0 +1,214 @@
+"""What is special to objectives and metrics: batches of every kind, masks, errors."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jloss._optional import optional
+from jloss.metrics import accuracy
+from jloss.objective import objective
+
+
+def square(predictions, targets, *, scale=1.0, where=None):
+    values = scale * (predictions - targets) ** 2
+    return values if where is None else jnp.where(where, values, 0.0)
+
+
+def per_example(logits, labels, *, axis=-1, where=None):
+    """Squared norm over the class axis, a stand-in for a cross-entropy with a class mask."""
+    values = square(logits, labels[..., None], where=None if where is None else _spread(where, 2))
+    return values.sum(axis)
+
+
+def _spread(where, ndim):
+    return where if where.ndim == ndim else where[..., None]
+
+
+def line(params, inputs):
+    return inputs * params
+
+
+X, Y = jnp.array([1.0, 2.0, 3.0]), jnp.array([2.0, 2.0, 2.0])
+VALUES = np.array([1.0, 0.0, 1.0])  # (x - y)² at slope 1
+
+
+def test_a_pair_is_averaged_over_all_values():
+    average = objective(line, square)(jnp.float32(1.0), (X, Y))
+    assert (float(average.total), float(average.weight)) == (VALUES.sum(), 3)
+
+
+def test_a_triple_carries_weights():
+    average = objective(line, square)(jnp.float32(1.0), [X, Y, jnp.array([1.0, 5.0, 3.0])])
+    assert (float(average.total), float(average.weight)) == (4.0, 9.0)
+
+
+def test_a_mapping_carries_mask_and_weights_together():
+    batch = {"inputs": X, "targets": Y, "where": X < 3, "weights": jnp.array([1.0, 5.0, 3.0])}
+    average = objective(line, square)(jnp.float32(1.0), batch)
+    assert (float(average.total), float(average.weight)) == (1.0, 6.0)
+
+
+def test_a_mapping_without_mask_is_a_pair():
+    pair = objective(line, square)(jnp.float32(3.0), (X, Y))
+    mapping = objective(line, square)(jnp.float32(3.0), {"targets": Y, "inputs": X, "where": None})
+    assert float(pair.value) == float(mapping.value) == pytest.approx(np.mean((3 * X - Y) ** 2))
+
+
+def test_a_mask_hides_nan_from_value_and_gradient():
+    def safe(predictions, targets, *, where=None):
+        where = jnp.ones_like(targets, bool) if where is None else where
+        return jnp.where(where, (jnp.where(where, predictions - targets, 0.0)) ** 2, 0.0)
+
+    batch = {"inputs": X, "targets": Y.at[2].set(jnp.nan), "where": jnp.array([True, True, False])}
+    value, slope = jax.value_and_grad(lambda p: objective(line, safe)(p, batch).value)(3.0)
+    assert (float(value), float(slope)) == (8.5, 9.0)  # residuals 1 and 4, inputs 1 and 2
+
+
+def test_a_mask_of_classes_counts_the_examples_that_keep_a_class():
+    logits = jnp.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]])
+    where = jnp.array([[True, False], [False, False], [True, True]])
+    batch = {"inputs": logits, "targets": jnp.zeros(3, int), "where": where}
+    average = objective(line, per_example)(1.0, batch)
+    assert (float(average.total), float(average.weight)) == (1.0 + 25.0 + 36.0, 2.0)
+
+
+def test_a_mask_of_classes_follows_the_axis_of_the_loss():
+    logits = jnp.array([[1.0, 3.0, 5.0], [2.0, 4.0, 6.0]])
+    where = jnp.array([[True, False, True], [False, False, True]])
+
+    def columns(logits, labels, *, axis=-1, where=None):
+        return jnp.where(where, logits - labels, 0.0).sum(axis)
+
+    batch = {"inputs": logits, "targets": jnp.zeros(3), "where": where}
+    average = objective(line, columns, axis=0)(1.0, batch)
+    assert (float(average.total), float(average.weight)) == (1.0 + 5.0 + 6.0, 2.0)
+
+
+def test_a_mask_of_examples_is_taken_as_it_is_by_a_per_example_loss():
+    batch = {
+        "inputs": jnp.array([[1.0, 2.0], [3.0, 4.0]]),
+        "targets": jnp.zeros(2, int),
+        "where": jnp.array([False, True]),
+    }
+    average = objective(line, per_example)(1.0, batch)
+    assert (float(average.total), float(average.weight)) == (25.0, 1.0)
+
+
+@pytest.mark.parametrize(("mask", "weight"), [([True, False, False], 1.0), ([False] * 3, 0.0)])
+def test_a_loss_of_a_whole_batch_counts_while_anything_in_it_does(mask, weight):
+    batch = {"inputs": X, "targets": Y, "where": jnp.array(mask)}
+    whole = objective(line, lambda p, t, where=None: jnp.sum(square(p, t, where=where)))
+    assert float(whole(1.0, batch).weight) == weight
+
+
+def test_hyper_parameters_reach_the_loss_and_may_be_traced():
+    def value(scale):
+        return objective(line, square, scale=scale)(1.0, (X, Y)).value
+
+    assert float(jax.jit(jax.grad(value))(7.0)) == pytest.approx(2 / 3)
+
+
+def test_a_loss_with_keywords_of_any_name_takes_them():
+    powered = objective(line, lambda p, t, **kw: (p - t) ** kw["power"], power=3)
+    assert float(powered(1.0, (X, Y)).total) == -1.0 + 0.0 + 1.0
+
+
+@pytest.mark.parametrize(
+    ("hyper", "message"),
+    [
+        ({"delta": 1.0}, "square has no hyper-parameter delta; it has scale"),
+        ({"targets": X}, "square has no hyper-parameter targets; it has scale"),
+        ({"where": X > 0}, "a mask belongs to the batch"),
+    ],
+)
+def test_wrong_hyper_parameters_are_refused_at_construction(hyper, message):
+    with pytest.raises(TypeError, match=message):
+        objective(line, square, **hyper)
+
+
+@pytest.mark.parametrize(
+    ("batch", "error", "message"),
+    [
+        (X, TypeError, "a batch is .*, not ArrayImpl"),
+        ((X,), ValueError, "not a tuple of 1"),
+        ((X, Y, X, Y), ValueError, "not a tuple of 4"),
+        ({"inputs": X}, ValueError, "with the keys inputs$"),
+        ({"inputs": X, "targets": Y, "mask": X > 0}, ValueError, "the keys inputs, targets, mask"),
+        ((X, Y, X > 1), TypeError, "weights of the batch are boolean; a mask goes in by name"),
+        ((X, Y, jnp.ones(2)), ValueError, r"weights \(2,\) must be a scalar or have the rank"),
+        ({"inputs": X, "targets": Y, "where": X}, TypeError, "where must be boolean"),
+    ],
+)
+def test_a_wrong_batch_is_named_with_what_was_wanted(batch, error, message):
+    with pytest.raises(error, match=message):
+        objective(line, square)(1.0, batch)
+
+
+def test_a_mask_for_a_loss_without_where_is_an_error():
+    bare = objective(line, lambda p, t: (p - t) ** 2)
+    assert float(bare(1.0, (X, Y)).total) == 2.0
+    with pytest.raises(TypeError, match="takes none; give it an argument where=None"):
+        bare(1.0, {"inputs": X, "targets": Y, "where": X > 1})
+
+
+def test_an_objective_is_named_by_its_loss():
+    assert objective(line, square).__name__ == "objective(square)"
+
+
+# Accuracy.
+
+
+def test_accuracy_agrees_with_counting():
+    logits = np.random.default_rng(0).normal(size=(4, 5, 3)).astype(np.float32)
+    labels = np.random.default_rng(1).integers(0, 3, (4, 5))
+    expected = np.array([[max(range(3), key=row.__getitem__) for row in rows] for rows in logits])
+    np.testing.assert_array_equal(accuracy(logits, labels), expected == labels)
+
+
+def test_accuracy_of_binary_logits_is_about_their_sign():
+    labels = jnp.array([1, 0, 1, 0, 0])
+    values = accuracy(jnp.array([0.1, -0.1, -2.0, 2.0, 0.0]), labels)
+    np.testing.assert_array_equal(values, [1, 1, 0, 0, 1])
+    np.testing.assert_array_equal(values, accuracy(jnp.array([1, -1, -2, 2, 0]), labels * 1.0))
+
+
+def test_accuracy_of_nan_or_of_an_unknown_label_is_nan():
+    logits = jnp.array([[0.0, jnp.nan], [0.0, 1.0], [0.0, 1.0], [0.0, 1.0]])
+    assert jnp.isnan(accuracy(logits, jnp.array([1, -1, 2, 1]))).tolist() == [1, 1, 1, 0]
+    binary = accuracy(jnp.array([jnp.nan, 1.0, 1.0]), jnp.array([0, 2, 1]))
+    assert jnp.isnan(binary).tolist() == [1, 1, 0]
+
+
+def test_accuracy_under_masks():
+    logits = jnp.array([[0.0, 9.0], [jnp.nan, 1.0]])
+    labels = jnp.array([0, 1])
+    classes = jnp.array([[True, False], [False, False]])
+    np.testing.assert_array_equal(accuracy(logits, labels, where=classes), [1, 0])
+    np.testing.assert_array_equal(accuracy(logits, labels, where=labels == 0), [0, 0])
+    counted = objective(line, accuracy)(
+        1.0, {"inputs": logits, "targets": labels, "where": classes}
+    )
+    assert (float(counted.total), float(counted.weight)) == (1.0, 1.0)
+
+
+def test_accuracy_refuses_what_does_not_fit():
+    with pytest.raises(ValueError, match=r"labels \(3,\) must have the shape of the logits"):
+        accuracy(jnp.ones((2, 3)), jnp.zeros(3, int))
+    with pytest.raises(TypeError, match="class indices, not float32"):
+        accuracy(jnp.ones((2, 3)), jnp.zeros(2))
+
+
+# Optional libraries.
+
+
+def test_a_missing_library_names_the_extra():
+    with pytest.raises(ImportError, match=r'^this needs nowhere: pip install "jloss\[plot\]"$'):
+        optional("nowhere.deep", "plot")
+
+
+def test_a_library_that_breaks_while_importing_says_so_itself(tmp_path, monkeypatch):
+    (tmp_path / "half_there.py").write_text("import not_there_at_all")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="not_there_at_all"):
+        optional("half_there", "plot")

@@ -1,0 +1,225 @@
+"""Sweeps against loops in numpy, on grids whose axes differ in length, order and kind."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jloss.average import average
+from jloss.sweep import sweep
+
+# Names out of alphabetical order, lengths all different, and a function without symmetry.
+Z, A, M = np.linspace(-1, 2, 5), np.array([0.5, 3.0]), np.array([4, 1, 7])
+
+
+def asymmetric(z, a, m):
+    return z**3 - 2 * a + m * a
+
+
+LOOP = np.array([[[asymmetric(z, a, m) for m in M] for a in A] for z in Z])
+
+
+@pytest.mark.parametrize("batch_size", [None, 1, 4, 7, 30, 1000])
+def test_a_grid_is_what_nested_loops_make_of_it(batch_size):
+    grid = sweep(asymmetric, batch_size=batch_size, z=Z, a=A, m=M)
+    assert list(grid.axes) == ["z", "a", "m"] and grid.shape == (5, 2, 3)
+    np.testing.assert_allclose(grid.values, LOOP, rtol=1e-6)
+
+
+def test_a_grid_larger_than_one_chunk_is_complete():
+    grid = sweep(lambda x, y: 1000 * x + y, x=jnp.arange(37), y=jnp.arange(61))
+    np.testing.assert_array_equal(grid.values, 1000 * np.arange(37)[:, None] + np.arange(61))
+
+
+def test_all_points_are_compiled_once():
+    traced = []
+
+    def counted(x, y):
+        traced.append(1)
+        return x * y
+
+    sweep(counted, batch_size=4, x=jnp.arange(5.0), y=jnp.arange(3.0))
+    assert len(traced) == 1
+
+
+def test_no_more_points_than_asked_for_are_taken_together():
+    sizes = []
+
+    @jax.custom_batching.custom_vmap
+    def spied(x):
+        return x
+
+    @spied.def_vmap
+    def _(size, batched, x):
+        sizes.append(size)
+        return x, batched[0]
+
+    sweep(lambda x: spied(x), batch_size=3, x=jnp.arange(8.0))
+    sweep(lambda x: spied(x), x=jnp.arange(8.0))
+    sweep(lambda x: spied(x), x=jnp.arange(3000.0))
+    assert sizes == [3, 8, 1024]
+
+
+def test_a_pytree_of_any_shapes_comes_back_on_the_grid():
+    class Both(NamedTuple):
+        value: jax.Array
+        slope: jax.Array
+
+    def both(a, m):
+        return {"first": Both(a * m, jnp.stack([m * 1.0, a])), "flag": a > 1}
+
+    values = sweep(both, batch_size=4, a=A, m=M).values
+    np.testing.assert_allclose(values["first"].value, np.outer(A, M), rtol=1e-6)
+    expected = [[[m, a] for m in M] for a in A]
+    np.testing.assert_allclose(values["first"].slope, expected, rtol=1e-6)
+    np.testing.assert_array_equal(values["flag"], [[False] * 3, [True] * 3])
+
+
+def test_averages_stay_averages():
+    x = jnp.array([1.0, 2.0, 6.0])
+    grid = sweep(lambda shift: average(x - shift), shift=jnp.array([0.0, 1.0]))
+    np.testing.assert_allclose(grid.values.value, [3.0, 2.0])
+    assert float(grid.argmin("value")["shift"]) == 1.0
+
+
+def test_axes_keep_their_dtypes_inside_the_function():
+    seen = {}
+
+    def spy(**coordinates):
+        seen.update({name: (c.shape, c.dtype) for name, c in coordinates.items()})
+        return 0.0
+
+    keys = jax.random.split(jax.random.key(0), 2)
+    axes = {
+        "count": np.arange(3, dtype=np.int32),
+        "flag": np.array([True, False]),
+        "half": jnp.ones(2, jnp.bfloat16),
+        "vector": np.ones((2, 4), np.float32),
+        "key": keys,
+    }
+    grid = sweep(spy, **axes)
+    assert grid.shape == (3, 2, 2, 2, 2)
+    assert seen == {
+        "count": ((), jnp.int32),
+        "flag": ((), jnp.bool_),
+        "half": ((), jnp.bfloat16),
+        "vector": ((4,), jnp.float32),
+        "key": ((), keys.dtype),
+    }
+
+
+def test_keys_and_pytrees_are_axes_too():
+    keys = jax.random.split(jax.random.key(0), 3)
+    models = {"w": jnp.array([[1.0, 2.0], [3.0, 4.0]]), "b": jnp.array([10.0, 20.0])}
+
+    def noisy(model, key):
+        return model["w"] @ jax.random.normal(key, (2,)) + model["b"]
+
+    expected = [
+        [models["w"][i] @ jax.random.normal(key, (2,)) + models["b"][i] for key in keys]
+        for i in range(2)
+    ]
+    grid = sweep(noisy, batch_size=4, model=models, key=keys)
+    np.testing.assert_allclose(grid.values, expected, rtol=1e-5)
+
+
+def test_a_sweep_of_gradients_can_be_differentiated():
+    def total(scale):
+        return jnp.sum(sweep(lambda x: scale * x**2, x=jnp.array([1.0, 2.0])).values)
+
+    assert float(jax.jit(jax.grad(total))(3.0)) == 5.0
+
+
+def test_coordinates_may_have_the_names_of_arguments():
+    grid = sweep(lambda function, axes: function + axes, function=jnp.ones(2), axes=jnp.ones(1))
+    np.testing.assert_array_equal(grid.values, [[2.0], [2.0]])
+
+
+# argmin.
+
+
+def test_the_smallest_value_is_found_where_a_loop_finds_it():
+    best = sweep(asymmetric, z=Z, a=A, m=M).argmin()
+    expected = min(((z, a, m) for z in Z for a in A for m in M), key=lambda p: asymmetric(*p))
+    assert list(best) == ["z", "a", "m"]
+    np.testing.assert_allclose([float(c) for c in best.values()], expected, rtol=1e-6)
+
+
+def test_the_smallest_value_is_finite():
+    values = jnp.array([jnp.nan, -jnp.inf, 3.0, 2.0, jnp.inf])
+    grid = sweep(lambda i: values[i], i=jnp.arange(5))
+    assert int(grid.argmin()["i"]) == 3
+    assert np.array_equal(grid.values, values, equal_nan=True)
+
+
+def test_the_smallest_of_one_of_several_values_is_found_by_name():
+    models = {"w": jnp.array([[1.0, 2.0], [3.0, 4.0]])}
+    grid = sweep(lambda p: {"low": p["w"].sum(), "high": -p["w"].sum()}, p=models)
+    np.testing.assert_array_equal(grid.argmin("low")["p"]["w"], [1.0, 2.0])
+    np.testing.assert_array_equal(grid.argmin("high")["p"]["w"], [3.0, 4.0])
+
+
+@pytest.mark.parametrize(
+    ("function", "name", "message"),
+    [
+        (lambda x: x * jnp.nan, None, "none of the 3 values is finite"),
+        (lambda x: {"loss": x, "score": x}, None, "name one of the values: loss, score"),
+        (lambda x: {"loss": x, "score": x}, "error", "no values named 'error'; .* loss, score"),
+        (lambda x: x, "loss", "no values named 'loss'"),
+        (
+            lambda x: jnp.stack([x, x]),
+            None,
+            r"one number per point .* \(3, 2\) on a grid of \(3,\)",
+        ),
+    ],
+)
+def test_argmin_refuses(function, name, message):
+    with pytest.raises(ValueError, match=message):
+        sweep(function, x=jnp.arange(3.0)).argmin(name)
+
+
+# Errors.
+
+
+def named(x, y):
+    return x + y
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({}, ValueError, "no coordinates"),
+        ({"x": jnp.ones(2), "y": jnp.ones(0)}, ValueError, "y has no points"),
+        ({"x": {}, "y": jnp.ones(2)}, ValueError, "x has no points"),
+        ({"x": 3.0, "y": jnp.ones(2)}, ValueError, r"not 3.0; did you mean jnp.array\(\[3.0\]\)"),
+        ({"x": [1, 2], "y": jnp.ones(2)}, ValueError, r"did you mean jnp.array\(\[1, 2\]\)"),
+        (
+            {"x": (jnp.ones(2), jnp.ones(3)), "y": jnp.ones(2)},
+            ValueError,
+            r"the arrays of x differ in length: \[2, 3\]",
+        ),
+        ({"x": jnp.ones(2)}, TypeError, r"x do not fit named\(x, y\): missing .* 'y'"),
+        (
+            {"x": jnp.ones(2), "y": jnp.ones(2), "delta": jnp.ones(2)},
+            TypeError,
+            r"x, y, delta do not fit named\(x, y\): .* unexpected keyword argument 'delta'",
+        ),
+        ({"x": jnp.ones(2), "y": jnp.ones(2), "batch_size": 0}, ValueError, "at least 1, not 0"),
+    ],
+)
+def test_sweep_refuses(arguments, error, message):
+    with pytest.raises(error, match=message):
+        sweep(named, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("result", "kind"), [("high", "str"), (None, "NoneType"), ({"loss": object()}, "object")]
+)
+def test_a_function_that_returns_no_arrays_is_named(result, kind):
+    def careless(x):
+        return result
+
+    with pytest.raises(TypeError, match=f"careless must return arrays, not {kind}"):
+        sweep(careless, x=jnp.ones(2))

@@ -1,0 +1,502 @@
+"""Training against hand-written loops and closed-form solutions; what fit promises and refuses."""
+
+import subprocess
+import sys
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jloss.average import Average, average
+from jloss.metrics import accuracy
+from jloss.objective import objective
+from jloss.train import State, fit, init, step
+
+RANDOM = np.random.default_rng(0)
+INPUTS = RANDOM.normal(size=(11, 3)).astype(np.float32)
+TARGETS = (INPUTS @ [1.0, -2.0, 0.5] + 0.3 * RANDOM.normal(size=11)).astype(np.float32)
+DATA = (INPUTS, TARGETS)
+FEWER = (INPUTS[:7], TARGETS[:7])
+
+# Programs are compiled once per optimizer object.
+ADAM, SGD, STILL = optax.adam(0.1), optax.sgd(0.1), optax.sgd(0.0)
+
+
+def square(predictions, targets, where=None):
+    values = (predictions - targets) ** 2
+    return values if where is None else jnp.where(where, values, 0.0)
+
+
+def linear(params, inputs):
+    return inputs @ params["w"] + params["b"]
+
+
+def zeros():
+    return {"w": jnp.zeros(3), "b": jnp.zeros(())}
+
+
+LEAST_SQUARES = objective(linear, square)
+
+
+def mean_square(params, inputs=INPUTS, targets=TARGETS):
+    """The loss in float64 numpy, which knows nothing of jloss."""
+    w, b = np.asarray(params["w"], np.float64), float(params["b"])
+    return np.mean((inputs @ w + b - targets) ** 2)
+
+
+# init and step.
+
+
+def test_step_does_what_a_hand_written_optax_loop_does():
+    optimizer = ADAM
+    params, state = zeros(), init(zeros(), optimizer)
+    opt_state, update = optimizer.init(params), step(LEAST_SQUARES)
+    for start in (0, 4, 8):
+        batch = (INPUTS[start : start + 4], TARGETS[start : start + 4])
+        loss, grads = jax.value_and_grad(
+            lambda p, b=batch: jnp.mean(square(linear(p, b[0]), b[1]))
+        )(params)
+        updates, opt_state = optimizer.update(grads, opt_state)
+        params = optax.apply_updates(params, updates)
+        state, before = update(state, batch)
+        np.testing.assert_allclose(before.value, loss, rtol=1e-6)
+    for ours, theirs in zip(jax.tree.leaves(state.params), jax.tree.leaves(params), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+    assert (int(state.step), int(state.skipped)) == (3, 0)
+
+
+@pytest.mark.parametrize(
+    "batch", [(INPUTS * np.nan, TARGETS), (INPUTS, np.full(11, 3e38, np.float32))]
+)
+def test_an_update_that_is_not_finite_is_skipped_and_counted(batch):
+    update = step(LEAST_SQUARES)
+    state, _ = update(init(zeros(), ADAM), DATA)
+    old = jax.tree.map(np.array, state)
+    state, bad = update(state, batch)
+    assert not np.isfinite(bad.value)
+    assert (int(state.step), int(state.skipped)) == (2, 1)
+    for ours, theirs in zip(jax.tree.leaves(old), jax.tree.leaves(state), strict=True):
+        if np.ndim(ours) == 0 and ours.dtype == np.int32:
+            continue  # the counts, looked at above
+        np.testing.assert_array_equal(ours, theirs)
+    state, good = update(state, DATA)
+    assert np.isfinite(good.value) and int(state.skipped) == 1
+    assert not np.array_equal(state.params["w"], old.params["w"])
+
+
+def test_a_finite_loss_with_an_infinite_gradient_is_skipped():
+    root = lambda params, batch: average(jnp.sqrt(params) * batch)  # noqa: E731
+    # An optimizer that goes by the sign alone would make a finite update of it.
+    state, before = step(root)(init(jnp.array(0.0), optax.sign_sgd(0.1)), jnp.ones(2))
+    assert float(before.value) == 0.0
+    assert (int(state.skipped), float(state.params)) == (1, 0.0)
+
+
+def test_an_update_that_overflows_the_parameters_is_skipped():
+    slope = lambda params, batch: average(params * batch)  # noqa: E731
+    state, before = step(slope)(init(jnp.array(3e38), optax.sgd(-1e38)), jnp.ones(1))
+    assert np.isfinite(before.value)
+    assert (int(state.skipped), float(state.params)) == (1, np.float32(3e38))
+
+
+def test_init_copies_so_that_donation_spares_what_the_caller_holds():
+    params = zeros()
+    state = init(params, optax.lbfgs())  # which keeps the params themselves in its state
+    held = state.params["w"]
+    step(LEAST_SQUARES)(state, DATA)
+    np.testing.assert_array_equal(params["w"], np.zeros(3))
+    assert held.is_deleted()  # the promise "donated": its memory went into the new state
+
+
+def test_line_searches_get_the_value_they_need():
+    state = init(zeros(), optax.lbfgs())
+    update = step(LEAST_SQUARES)
+    for _ in range(20):
+        state, _ = update(state, DATA)
+    design = np.c_[INPUTS, np.ones(11)]
+    solution = np.linalg.lstsq(design, TARGETS, rcond=None)[0]
+    np.testing.assert_allclose(np.r_[state.params["w"], state.params["b"]], solution, atol=1e-4)
+
+
+def test_python_numbers_and_weak_types_compile_one_update():
+    traced = []
+
+    def slope(params, batch):
+        traced.append(1)
+        return average(params * batch)
+
+    update, state = step(slope), init(1.0, ADAM)
+    for _ in range(3):
+        state, _ = update(state, jnp.ones(2))
+    assert len(traced) == 1
+    assert state.params.dtype == jnp.float32 and not state.params.weak_type
+
+
+def test_states_of_many_models_are_made_by_vmap():
+    optimizer = ADAM
+    states = jax.vmap(lambda w: init({"w": w, "b": 0.0}, optimizer))(jnp.ones((4, 3)))
+    assert isinstance(states, State) and states.step.shape == (4,)
+
+
+@pytest.mark.parametrize(
+    ("params", "optimizer", "error", "message"),
+    [
+        ({"n": jnp.arange(3)}, optax.sgd(1.0), TypeError, r"params\['n'\] is int32; a gradient"),
+        ({"f": jax.nn.relu}, optax.sgd(1.0), TypeError, r"params\['f'\] is <class"),
+        ({}, optax.sgd(1.0), ValueError, "params hold no arrays"),
+        (zeros(), optax.sgd, TypeError, r"as in optax.adam\(1e-3\), not <function sgd"),
+    ],
+)
+def test_init_refuses(params, optimizer, error, message):
+    with pytest.raises(error, match=message):
+        init(params, optimizer)
+
+
+def test_an_objective_must_return_an_average():
+    with pytest.raises(TypeError, match=r"must return an Average, not .*jloss.average\(values\)"):
+        step(lambda p, batch: jnp.mean(p * batch))(init(1.0, SGD), jnp.ones(2))
+
+
+# fit.
+
+
+def test_fit_finds_the_least_squares_solution():
+    state, history = fit(
+        LEAST_SQUARES, init(zeros(), optax.sgd(0.3)), DATA, epochs=150, batch_size=11
+    )
+    design = np.c_[INPUTS, np.ones(11)]
+    solution, residual, *_ = np.linalg.lstsq(design, TARGETS, rcond=None)
+    np.testing.assert_allclose(np.r_[state.params["w"], state.params["b"]], solution, atol=1e-4)
+    np.testing.assert_allclose(history["train_loss"][-1], residual[0] / 11, rtol=1e-5)
+
+
+def test_an_epoch_is_a_pass_over_shuffled_rows_each_used_once():
+    """Steps of size 0 leave the params alone, so that the data seen can be told from the totals."""
+    seen = []
+
+    def record(rows):
+        seen.append(np.asarray(rows).astype(int).tolist())
+
+    def spy(params, batch):
+        jax.debug.callback(record, batch, ordered=True)
+        return average(params * batch)
+
+    state = init(jnp.array(1.0), STILL)
+    fit(spy, state, np.arange(11.0, dtype=np.float32), epochs=2, batch_size=4)
+    jax.effects_barrier()
+    assert [len(batch) for batch in seen] == [4, 4, 3] * 4
+    # Each epoch is followed by an evaluation, which takes the rows as they come.
+    first, judged, second, judged_again = np.concatenate(seen).reshape(4, 11).tolist()
+    assert judged == judged_again == list(range(11))
+    assert sorted(first) == sorted(second) == list(range(11))
+    assert len({tuple(order) for order in (first, second, judged)}) == 3
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 11, 50])
+def test_the_reported_means_are_exact_whatever_the_batches(batch_size):
+    params = {"w": jnp.array([1.0, 2.0, 3.0]), "b": jnp.array(0.5)}
+    state, history = fit(
+        LEAST_SQUARES,
+        init(params, STILL),
+        DATA,
+        validation=FEWER,
+        metrics={"error": objective(linear, lambda p, t: jnp.abs(p - t))},
+        epochs=1,
+        batch_size=batch_size,
+    )
+    residual = INPUTS.astype(float) @ [1.0, 2.0, 3.0] + 0.5 - TARGETS
+    expected = {
+        "loss": np.mean(residual**2),
+        "train_loss": np.mean(residual**2),
+        "validation_loss": np.mean(residual[:7] ** 2),
+        "train_error": np.mean(np.abs(residual)),
+        "validation_error": np.mean(np.abs(residual[:7])),
+    }
+    assert history.keys() == expected.keys()
+    for name, value in expected.items():
+        assert type(history[name]) is np.ndarray and history[name].shape == (1,)
+        np.testing.assert_allclose(history[name], value, rtol=1e-6)
+    assert int(state.step) == -(-11 // batch_size)
+
+
+def test_masked_and_weighted_rows_count_as_they_say():
+    where = np.arange(11) % 3 > 0
+    weights = np.arange(1.0, 12.0, dtype=np.float32)
+    train = {"inputs": INPUTS, "targets": TARGETS, "where": where, "weights": weights}
+    _, history = fit(LEAST_SQUARES, init(zeros(), STILL), train, epochs=1, batch_size=4)
+    expected = np.average(TARGETS.astype(float) ** 2, weights=weights * where)
+    np.testing.assert_allclose(history["loss"], expected, rtol=1e-6)
+
+
+def test_the_loss_of_an_epoch_is_that_of_the_params_on_the_way():
+    """One batch per epoch: what was met while training is the loss before the update."""
+    _, history = fit(LEAST_SQUARES, init(zeros(), SGD), DATA, epochs=4, batch_size=11)
+    np.testing.assert_allclose(history["loss"][0], mean_square(zeros()), rtol=1e-6)
+    np.testing.assert_allclose(history["loss"][1:], history["train_loss"][:-1], rtol=1e-5)
+    assert history["train_loss"][-1] < history["loss"][-1]
+
+
+def test_training_in_two_parts_is_training_in_one():
+    def fitted(state, epochs):
+        return fit(LEAST_SQUARES, state, DATA, epochs=epochs, batch_size=4, key=jax.random.key(3))
+
+    start = init(zeros(), ADAM)
+    whole, history = fitted(start, 5)
+    half, first = fitted(start, 2)
+    again, second = fitted(half, 3)
+    for ours, theirs in zip(jax.tree.leaves(again), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(np.r_[first["loss"], second["loss"]], history["loss"])
+
+
+def test_the_key_decides_the_order_and_nothing_else_does():
+    def fitted(key):
+        state = init(zeros(), ADAM)
+        return np.array(
+            fit(LEAST_SQUARES, state, DATA, epochs=1, batch_size=2, key=key)[0].params["w"]
+        )
+
+    default = fitted(None)
+    np.testing.assert_array_equal(default, fitted(jax.random.key(0)))
+    assert not np.array_equal(default, fitted(jax.random.key(1)))
+
+
+def test_the_params_of_the_best_epoch_come_back():
+    """Validation wants slope 1, training slope 3: the best epoch is one on the way."""
+    slope = objective(lambda p, x: p * x, square)
+    ones = np.ones(4, np.float32)
+    path = []
+    state, history = fit(
+        slope,
+        init(0.0, SGD),
+        (ones, 3 * ones),
+        validation=(ones, ones),
+        epochs=10,
+        batch_size=4,
+        callback=lambda state, row: path.append(float(state.params)),
+    )
+    path = np.array(path)
+    np.testing.assert_allclose(history["validation_loss"], (path - 1) ** 2, atol=1e-6)
+    best = np.argmin((path - 1) ** 2)
+    assert 0 < best < 9
+    assert float(state.params) == path[best]
+    assert int(state.step) == 10
+
+
+@pytest.mark.parametrize("patience", [1, 3])
+def test_patience_stops_after_so_many_epochs_without_a_better_one(patience):
+    slope = objective(lambda p, x: p * x, square)
+    ones = np.ones(4, np.float32)
+    _, history = fit(
+        slope,
+        init(0.0, SGD),
+        (ones, 3 * ones),
+        validation=(ones, ones),
+        patience=patience,
+        batch_size=4,
+    )
+    losses = history["validation_loss"]
+    assert len(losses) - 1 - np.argmin(losses) == patience
+
+
+def sinking(nan_from):
+    """An objective whose loss sinks by sgd, but is NaN for params beyond a limit."""
+
+    def objective(params, batch):
+        judged = batch[0] > 0  # a validation batch
+        value = jnp.where(judged & (params < nan_from), jnp.nan, params)
+        return average(jnp.broadcast_to(value, batch.shape))
+
+    return objective
+
+
+def test_a_validation_loss_of_nan_is_never_the_best():
+    state, history = fit(
+        sinking(-2.5),
+        init(0.0, optax.sgd(1.0)),
+        np.zeros(2, np.float32),
+        validation=np.ones(2, np.float32),
+        epochs=20,
+        patience=3,
+    )
+    np.testing.assert_array_equal(history["validation_loss"], [-1, -2, np.nan, np.nan, np.nan])
+    assert float(state.params) == -2.0
+
+
+def test_a_validation_loss_that_is_never_finite_warns_and_keeps_the_last_params():
+    with pytest.warns(RuntimeWarning, match="finite in none of 3 epochs"):
+        state, _ = fit(
+            sinking(np.inf),
+            init(0.0, optax.sgd(1.0)),
+            np.zeros(2, np.float32),
+            validation=np.ones(2, np.float32),
+            epochs=3,
+        )
+    assert float(state.params) == -3.0
+
+
+def test_a_state_survives_its_fit_and_so_do_those_of_the_callback():
+    start, kept = init(zeros(), ADAM), []
+    state, _ = fit(LEAST_SQUARES, start, DATA, epochs=3, callback=lambda s, row: kept.append(s))
+    np.testing.assert_array_equal(start.params["w"], np.zeros(3))
+    assert [int(s.step) for s in kept] == [1, 2, 3]
+    np.testing.assert_array_equal(kept[-1].params["w"], state.params["w"])
+    assert not np.array_equal(kept[0].params["w"], kept[1].params["w"])
+
+
+def test_the_callback_sees_the_history_and_may_stop():
+    rows = []
+
+    def stop_at_two(state, row):
+        rows.append(row)
+        return len(rows) == 2
+
+    _, history = fit(LEAST_SQUARES, init(zeros(), ADAM), DATA, callback=stop_at_two)
+    assert len(history["loss"]) == 2
+    for name, values in history.items():
+        assert [row[name] for row in rows] == values.tolist()
+        assert all(type(row[name]) is float for row in rows)
+
+
+def test_bad_batches_are_skipped_and_counted_and_shown_in_the_history():
+    targets = TARGETS.copy()
+    targets[5] = np.nan
+    state, history = fit(
+        LEAST_SQUARES, init(zeros(), optax.sgd(0.05)), (INPUTS, targets), epochs=40, batch_size=1
+    )
+    assert (int(state.step), int(state.skipped)) == (440, 40)
+    assert np.isnan(history["loss"]).all()
+    rest = np.arange(11) != 5
+    assert mean_square(state.params, INPUTS[rest], TARGETS[rest]) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("params", "culprit"), [(jnp.full(3, jnp.nan), "loss"), (jnp.zeros(3), "gradient or update")]
+)
+def test_a_first_epoch_without_any_update_is_an_error(params, culprit):
+    norm = lambda params, batch: average(batch * jnp.sqrt(jnp.sum(params**2)))  # noqa: E731
+    with pytest.raises(FloatingPointError, match=f"all 3 batches of the first epoch the {culprit}"):
+        fit(norm, init(params, SGD), np.ones(5, np.float32), batch_size=2)
+
+
+def test_a_second_fit_compiles_nothing():
+    traced = []
+
+    def counted(params, batch):
+        traced.append(batch[0].shape)
+        return LEAST_SQUARES(params, batch)
+
+    optimizer = ADAM
+
+    def fitted(seed):
+        params = {"w": jnp.full(3, float(seed)), "b": jnp.zeros(())}
+        options = dict(epochs=2, batch_size=4, patience=2, key=jax.random.key(seed))
+        return fit(counted, init(params, optimizer), DATA, validation=DATA, **options)
+
+    fitted(0)
+    # Full batch and remainder, each in a training and an evaluation (shared by both data sets).
+    assert sorted(traced) == [(3, 3)] * 2 + [(4, 3)] * 2
+    fitted(1)
+    assert len(traced) == 4
+
+
+def test_a_fit_compiles_few_programs(caplog):
+    two = objective(lambda params, inputs: inputs[:, :2] @ params["slopes"], square)
+    state = init({"slopes": jnp.zeros(2)}, SGD)
+    key = jax.random.key(0)
+    with jax.log_compiles():
+        fit(two, state, DATA, validation=FEWER, epochs=2, batch_size=4, key=key)
+    # The copy is that of the best params; the state's own was compiled by init.
+    messages = [record.getMessage().split() for record in caplog.records]
+    programs = sorted(words[1] for words in messages if words[0] == "Compiling")
+    assert programs == ["jit(_copy)", "jit(_epoch)", "jit(_evaluate)", "jit(_evaluate)"]
+
+
+def test_accuracy_is_a_metric_beside_the_loss():
+    labels = (TARGETS > 0).astype(np.int32)
+
+    def logits(params, inputs):
+        return inputs @ params
+
+    def cross_entropy(logits, labels):
+        return -jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], -1)[:, 0]
+
+    state, history = fit(
+        objective(logits, cross_entropy),
+        init(jnp.zeros((3, 2)), optax.adam(0.2)),
+        (INPUTS, labels),
+        metrics={"accuracy": objective(logits, accuracy)},
+        epochs=5,
+    )
+    assert history.keys() == {"loss", "train_loss", "train_accuracy"}
+    expected = np.mean(np.argmax(INPUTS @ np.array(state.params), -1) == labels)
+    np.testing.assert_allclose(history["train_accuracy"][-1], expected, rtol=1e-6)
+
+
+def test_nothing_is_warned_of():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(LEAST_SQUARES, init(zeros(), ADAM), DATA, validation=DATA, epochs=2)
+
+
+def test_progress_is_shown_only_when_wanted(capsys):
+    state = init(zeros(), SGD)
+    fit(LEAST_SQUARES, state, DATA, epochs=2)
+    assert capsys.readouterr().err == ""
+    fit(LEAST_SQUARES, state, DATA, epochs=2, progress=True)
+    assert "2/2" in (shown := capsys.readouterr().err) and "train_loss=" in shown
+
+
+def test_progress_without_tqdm_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    with pytest.raises(
+        ImportError, match=r'a progress bar needs tqdm: pip install "jloss\[train\]"'
+    ):
+        fit(LEAST_SQUARES, init(zeros(), SGD), DATA, progress=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"epochs": 0}, ValueError, "epochs must be a whole number of at least 1, not 0"),
+        ({"batch_size": 0}, ValueError, "batch_size must be .* not 0"),
+        ({"batch_size": 2.5}, ValueError, "batch_size must be .* not 2.5"),
+        ({"patience": 0, "validation": DATA}, ValueError, "patience must be .* not 0"),
+        ({"patience": 3}, ValueError, "patience needs validation data"),
+        ({"train": (INPUTS[:0], TARGETS[:0])}, ValueError, "train has no rows"),
+        ({"train": ()}, ValueError, "train has no rows"),
+        ({"validation": (INPUTS[:0], TARGETS[:0])}, ValueError, "validation has no rows"),
+        (
+            {"train": (INPUTS, TARGETS[:9])},
+            ValueError,
+            r"the same number of rows: train\[0\] has 11, train\[1\] has 9",
+        ),
+        ({"train": (INPUTS, 3.0)}, ValueError, r"train\[1\] is a single number"),
+        (
+            {"train": {"inputs": INPUTS, "targets": np.array(["cat"] * 11)}},
+            TypeError,
+            r"train\['targets'\] holds <U3, not numbers",
+        ),
+        ({"metrics": {"loss": LEAST_SQUARES}}, ValueError, "a metric cannot be named loss"),
+        ({"state": zeros()}, TypeError, r"state is dict; make one by jloss.init"),
+    ],
+)
+def test_fit_refuses(change, error, message):
+    arguments = {"state": init(zeros(), SGD), "train": DATA, "epochs": 1} | change
+    state, train = arguments.pop("state"), arguments.pop("train")
+    with pytest.raises(error, match=message):
+        fit(LEAST_SQUARES, state, train, **arguments)
+
+
+def test_optax_is_imported_only_when_it_is_used():
+    code = "import sys, jloss.train; sys.exit('optax' in sys.modules or 'chex' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_an_average_made_by_hand_is_as_good():
+    by_hand = lambda p, batch: Average(jnp.sum(p * batch), jnp.sum(batch))  # noqa: E731
+    state, before = step(by_hand)(init(2.0, optax.sgd(0.5)), jnp.array([1.0, 3.0]))
+    assert (float(before.value), float(state.params)) == (2.0, 1.5)
