@@ -4,6 +4,7 @@ Command: ``python bench/import_time.py``. Each import is timed in a fresh interp
 ``import jax``; the medians of interleaved runs are printed.
 """
 
+import os
 import statistics
 import subprocess
 import sys
@@ -11,31 +12,30 @@ import sys
 RUNS, LIMIT_MS = 15, 30.0
 TIMED = "import time, jax; t = time.perf_counter(); import {}; print(time.perf_counter() - t)"
 OPTIONAL = {"chex", "matplotlib", "optax", "orbax", "pandas", "plotly", "sklearn", "tqdm"}
+# An installed package comes with its bytecode, whatever this shell is set to.
+ENVIRONMENT = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
 
 
-def milliseconds(module: str) -> float:
-    """One import of ``module`` in a fresh interpreter that has imported jax."""
-    run = [sys.executable, "-c", TIMED.format(module)]
-    return 1e3 * float(subprocess.run(run, capture_output=True, check=True, text=True).stdout)
-
-
-def loaded_early() -> set[str]:
-    """The libraries that ``import jloss`` loads although it should not."""
-    run = [sys.executable, "-c", "import sys, jloss; print(*sys.modules)"]
-    names = subprocess.run(run, capture_output=True, check=True, text=True).stdout.split()
-    return OPTIONAL & {name.split(".")[0] for name in names}
+def printed(program: str) -> str:
+    """What a program prints in a fresh interpreter."""
+    run = [sys.executable, "-c", program]
+    return subprocess.run(run, capture_output=True, check=True, text=True, env=ENVIRONMENT).stdout
 
 
 def main() -> int:
     times = {"jloss": [], "optax": []}
-    for _ in range(RUNS):
+    for _ in range(RUNS + 1):
         for module, samples in times.items():
-            samples.append(milliseconds(module))
-    cost, peer = (statistics.median(samples) for samples in times.values())
-    early = loaded_early()
+            samples.append(1e3 * float(printed(TIMED.format(module))))
+    # The first run of each may have written the bytecode.
+    cost, peer = (statistics.median(samples[1:]) for samples in times.values())
+    loaded = {
+        name.split(".")[0] for name in printed("import sys, jloss; print(*sys.modules)").split()
+    }
+    early = ", ".join(sorted(OPTIONAL & loaded))
     print(f"import jloss  {cost:6.1f} ms over import jax (limit {LIMIT_MS:.0f} ms)")
     print(f"import optax  {peer:6.1f} ms over import jax, {peer / cost:.1f} times as much")
-    print("loaded before first use:", ", ".join(sorted(early)) or "no optional library, no optax")
+    print(f"loaded before first use: {early or 'no optional library, no optax'}")
     return int(cost > LIMIT_MS or bool(early))
 
 

@@ -1,0 +1,229 @@
+"""The command ``jloss``: reads arguments, shows progress, prints. What is measured is elsewhere."""
+
+import argparse
+import contextlib
+import io
+import os
+import sys
+import tempfile
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from jloss import __version__
+from jloss._tables import BUILT_IN, InputError, library, load
+from jloss.card import CARDS
+from jloss.compare import EPOCHS, Comparison, check_outliers, choose, compare
+from jloss.report import claims, summary, table_note, table_rows, verdict, write
+
+BAD_INPUT, INTERRUPTED = 2, 130
+WIDTH = 100
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaint is one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} ({self.prog} --help shows what there is)")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit code: 0, 2 for bad input, 130 when interrupted.
+
+    Args:
+      argv: the arguments; those of the process if not given.
+
+    Returns:
+      The exit code.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks ± shows ? instead
+            stream.reconfigure(errors="replace")
+    try:
+        arguments = _parser().parse_args(argv)
+        arguments.run(arguments)
+    except InputError as error:
+        return _complain(str(error), BAD_INPUT)
+    except BrokenPipeError:  # the reader, as in `jloss losses | head`, has seen enough
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, where the last flush may go
+    except KeyboardInterrupt:
+        return _complain("interrupted; nothing was written", INTERRUPTED)
+    return 0
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"jloss: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="jloss", description="Losses for JAX, compared on your data.")
+    parser.add_argument("--version", action="version", version=f"jloss {__version__}")
+    commands = parser.add_subparsers(
+        title="commands", metavar="COMMAND", dest="command", required=True
+    )
+    _add_compare(commands)
+    losses = commands.add_parser("losses", help="list the catalogue", description=_losses.__doc__)
+    losses.set_defaults(run=_losses)
+    return parser
+
+
+def _add_compare(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    compare = commands.add_parser(
+        "compare",
+        help="fit one small model under several losses and say which one to take",
+        description="Fits the same small model to the same data under several losses, prints what "
+        "came of each and which one to take, and writes a report that opens in any browser.",
+        epilog="example: jloss compare diabetes --outliers 0.1",
+    )
+    compare.add_argument(
+        "data",
+        metavar="NAME_OR_PATH",
+        help=f"{', '.join(BUILT_IN)}, or a .csv or .parquet file",
+    )
+    compare.add_argument("--target", metavar="COLUMN", help="the column to predict (files only)")
+    compare.add_argument(
+        "--outliers",
+        metavar="SHARE",
+        type=_number(float, "a number from 0 to 1", lambda x: 0 <= x <= 1),
+        default=0.0,
+        help="raise this share of the train and validation targets by 10 standard deviations "
+        "(regression only)",
+    )
+    compare.add_argument("--losses", metavar="A,B,...", help="the losses to compare")
+    compare.add_argument(
+        "--epochs",
+        metavar="N",
+        type=_number(int, "a whole number of at least 2", lambda n: n >= 2),
+        default=EPOCHS,
+        help="passes over the training data (default: %(default)s)",
+    )
+    compare.add_argument(
+        "--seed",
+        metavar="N",
+        type=_number(int, "a whole number from 0 to 2147483647", lambda n: 0 <= n < 2**31),
+        default=0,
+        help="of everything random (default: %(default)s)",
+    )
+    compare.add_argument(
+        "--out",
+        metavar="FILE",
+        type=Path,
+        default=Path("report.html"),
+        help="where the report goes (default: %(default)s)",
+    )
+    compare.set_defaults(run=_compare)
+
+
+def _number(kind: type, wanted: str, fits: Callable[[float], bool]) -> Callable[[str], float]:
+    """A type for argparse whose error says what is wanted."""
+
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not fits(value):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
+        return value
+
+    return parse
+
+
+# jloss losses
+
+
+def _losses(_: argparse.Namespace) -> None:
+    """Lists every loss by family: what one value stands for, what is claimed of it, what it is."""
+    width = max(map(len, CARDS))
+    families = sorted({card.family for card in CARDS.values()})
+    for family in families:
+        print(f"{family} losses".ljust(width + 2) + "  value per  claims")
+        for card in (card for card in CARDS.values() if card.family == family):
+            head = f"  {card.name:{width}}  {card.values:9}  "
+            claimed = textwrap.wrap(claims(card), WIDTH - len(head)) or [""]
+            print((head + f"\n{' ' * len(head)}".join(claimed)).rstrip())
+            print(textwrap.indent(textwrap.fill(summary(card), WIDTH - 6), " " * 6))
+        print()
+
+
+# jloss compare
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    """Loads, compares, prints and writes the report."""
+    _check_writable(arguments.out)
+    table = load(arguments.data, arguments.target)
+    names = arguments.losses and [name.strip() for name in arguments.losses.split(",")]
+    losses = [loss.__name__ for loss in choose(table.task, names)]
+    check_outliers(table, arguments.outliers)
+    library("matplotlib.figure", "plot")  # asked for now, not when all is trained
+    print(f"{table.name}: {len(table.targets)} rows, {len(table.columns)} features; {table.rule}")
+    with _progress(len(losses) * arguments.epochs) as progress:
+        comparison = compare(
+            table,
+            losses,
+            outliers=arguments.outliers,
+            epochs=arguments.epochs,
+            seed=arguments.seed,
+            progress=progress,
+        )
+    print(f"\n{_table(comparison)}\n")
+    print(_said(comparison))
+    write(comparison, arguments.out)
+    print(f"\nCurves, shapes of the losses and their surfaces: {arguments.out}")
+
+
+def _check_writable(out: Path) -> None:
+    """Refuses before anything is trained what could not be written after it."""
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise InputError(f"--out {out} must end in .html")
+    if out.is_dir():
+        raise InputError(f"--out {out} is a folder: name a file in it")
+    try:
+        tempfile.TemporaryFile(dir=out.parent).close()
+    except OSError as error:
+        raise InputError(f"cannot write --out {out}: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def _progress(total: int) -> Iterator[Callable[[str, int], None]]:
+    """A function that shows how far the fits are: a bar, or a line per loss without tqdm."""
+    try:
+        tqdm = library("tqdm", "train")
+    except InputError:
+        yield _announce
+        return
+    with tqdm.tqdm(total=total, unit="epoch", file=sys.stderr, leave=False) as bar:
+
+        def show(loss: str, epoch: int) -> None:
+            bar.set_description(loss, refresh=False)
+            bar.update()
+
+        yield show
+
+
+def _announce(loss: str, epoch: int) -> None:
+    if epoch == 1:
+        print(f"fitting under {loss}", file=sys.stderr)
+
+
+def _table(comparison: Comparison) -> str:
+    """The table as text: names to the left, numbers to the right."""
+    head, *rows = table_rows(comparison)
+    first, second = zip(*((name.partition(" ")[::2]) for name in head), strict=True)
+    rows = [list(first), list(second), *rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]).rstrip()
+        for name, *cells in rows
+    ]
+    return "\n".join([*lines[:2], "-" * max(map(len, lines)), *lines[2:]])
+
+
+def _said(comparison: Comparison) -> str:
+    """The notes on the table and the verdict, as paragraphs."""
+    said = verdict(comparison)
+    lines = [table_note(comparison), "", said.headline, *said.reasons]
+    return "\n".join(textwrap.fill(line, WIDTH) for line in lines)
