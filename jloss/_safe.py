@@ -24,8 +24,11 @@ def floats(loss: str, **arrays: ArrayLike) -> list[Array]:
     named = {name: jnp.asarray(array) for name, array in arrays.items()}
     first, *others = named
     if not jnp.issubdtype(named[first].dtype, jnp.floating):
-        swapped = any(jnp.issubdtype(named[name].dtype, jnp.floating) for name in others)
-        cure = " Are the arguments swapped? Predictions come first." if swapped else ""
+        cure = ""
+        if not jnp.issubdtype(named[first].dtype, jnp.complexfloating):
+            cure = (
+                " Are the arguments swapped (predictions come first), or is astype(float) missing?"
+            )
         raise TypeError(f"{loss}: {first} must be floating, not {named[first].dtype}.{cure}")
     for name in others:
         if jnp.issubdtype(named[name].dtype, jnp.complexfloating):
@@ -64,6 +67,8 @@ def class_indices(loss: str, labels: ArrayLike, axes: tuple[int, ...], **scores:
         cure = " One-hot? Take labels.argmax(-1)."
     elif labels.shape == (*shape, 1):
         cure = " Did you mean labels[..., 0]?"
+    elif labels.shape == shape:
+        cure = " Take labels.astype(int)."
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(f"{loss}: labels must be integer class indices, not {labels.dtype}.{cure}")
     if labels.shape != shape:
@@ -86,7 +91,8 @@ def hyper(loss: str, like: Array, *, rows: bool = False, **parameter: ArrayLike)
     except ValueError:
         fits = False
     if not fits:
-        raise ValueError(f"{loss}: {name} {array.shape} must broadcast to {shape}.")
+        wanted = f"broadcast to {shape}" if shape else "be a scalar"
+        raise ValueError(f"{loss}: {name} {array.shape} must {wanted}.")
     return array.astype(like.dtype)
 
 
@@ -122,16 +128,25 @@ def mask(
         return None
     flags = jnp.asarray(where)
     if flags.dtype != bool:
-        raise TypeError(f"{loss}: where must be boolean, not {flags.dtype}.")
+        raise TypeError(
+            f"{loss}: where must be boolean, not {flags.dtype}. Take where > 0; weights are for "
+            "jloss.mean."
+        )
     if axes and flags.ndim == len(shape) - len(axes):
         flags = jnp.expand_dims(flags, axes)
     fits = flags.ndim in (0, len(shape)) and all(
         size in (1, full) for size, full in zip(flags.shape, shape, strict=False)
     )
     if not fits:
+        given, whole = jnp.shape(where), tuple(s for a, s in enumerate(shape) if a not in axes)
+        cure = ""
+        if given == (*whole, 1) or given == (*shape, 1):
+            cure = " Did you mean where[..., 0]?"
+        elif given and given == shape[: len(given)]:
+            cure = " Did you mean where[..., None]?"
+        rows = f", or {whole} for whole rows" if axes else ""
         raise ValueError(
-            f"{loss}: where {jnp.shape(where)} must flag examples or items of predictions {shape}, "
-            "each size equal or 1."
+            f"{loss}: where {given} must fit {shape}{rows}; each size is equal or 1.{cure}"
         )
     return jnp.broadcast_to(flags, shape)
 
@@ -209,7 +224,8 @@ def two_difference(a: Array, b: Array) -> tuple[Array, Array]:
 
 def product(factor: Array, other: Array) -> Array:
     """``factor * other`` where an exact 0 times infinity is 0, as in 0 log 0."""
-    return jnp.where(factor == 0, 0.0, factor * jnp.where(factor == 0, 1.0, other))
+    nought = ((factor == 0) & jnp.isinf(other)) | (jnp.isinf(factor) & (other == 0))
+    return jnp.where(nought, 0.0, factor) * jnp.where(nought, 0.0, other)
 
 
 def unit(rows: Array, epsilon: ArrayLike = 0.0) -> tuple[Array, Array]:
@@ -220,13 +236,19 @@ def unit(rows: Array, epsilon: ArrayLike = 0.0) -> tuple[Array, Array]:
     before they are squared, so that any magnitude is safe.
     """
     largest = jax.lax.stop_gradient(jnp.abs(rows).max(-1, keepdims=True, initial=0.0))
-    scale = jnp.where(largest > 0, largest, 1.0)
+    scale = jnp.where(largest == 0, 1.0, largest)
     scaled = rows / scale
     squared = (scaled * scaled).sum(-1, keepdims=True)
-    norm = jnp.sqrt(jnp.where(squared > 0, squared, 1.0))
-    floor = jnp.sqrt(jnp.asarray(epsilon, rows.dtype)) / scale
-    short = (norm < floor) | (squared == 0)
+    zero = squared == 0
+    norm = jnp.sqrt(jnp.where(zero, 1.0, squared))
+    epsilon = jnp.asarray(epsilon, rows.dtype)
+    floor = jnp.where(epsilon > 0, jnp.sqrt(jnp.where(epsilon > 0, epsilon, 1.0)), 0.0) / scale
+    short = (norm < floor) | zero
     divisor = jnp.where(short, jnp.where(floor > 0, floor, 1.0), norm)
     lacking = jnp.where(short, 1.0 - squared / divisor / divisor, 0.0)
-    directed = (squared > 0) | (floor > 0)
-    return jnp.where(directed, scaled / divisor, 0.0), lacking[..., 0]
+    return jnp.where(zero & (floor == 0), 0.0, scaled / divisor), lacking[..., 0]
+
+
+def ratio(part: Array, whole: Array) -> Array:
+    """``part / whole``, 0 where part is 0."""
+    return jnp.where(part == 0, 0.0, part / jnp.where(part == 0, 1.0, whole))

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 
 from jloss._safe import chain, is_class, product, two_difference
 
@@ -34,17 +35,18 @@ def cross_entropy_jvp(primals, tangents):
 
 
 @jax.custom_jvp
-def integer_cross_entropy(logits: Array, labels: Array) -> Array:
-    softmax = _softmax(logits, labels)
+def integer_cross_entropy(logits: Array, labels: Array, spoilt: Array) -> Array:
+    """``spoilt``, (..., 1), is 0, or NaN for a row whose label is none."""
+    softmax = _softmax(logits, labels, spoilt)
     return softmax.pivot_behind[..., 0] + softmax.normaliser
 
 
 @partial(integer_cross_entropy.defjvp, symbolic_zeros=True)
 def integer_cross_entropy_jvp(primals, tangents):
-    logits, labels = primals
-    softmax = _softmax(logits, labels)
+    logits, labels, spoilt = primals
+    softmax = _softmax(logits, labels, spoilt)
     slope = jnp.where(is_class(logits, labels), -softmax.others, softmax.weight) / softmax.total
-    return chain(integer_cross_entropy(logits, labels), (slope, tangents[0]), axis=-1)
+    return chain(integer_cross_entropy(logits, labels, spoilt), (slope, tangents[0]), axis=-1)
 
 
 class _Softmax(NamedTuple):
@@ -66,20 +68,20 @@ class _Softmax(NamedTuple):
         return jnp.log1p(self.others + (self.pivot - 1.0))[..., 0]
 
 
-def _softmax(logits: Array, pivot: Array) -> _Softmax:
+def _softmax(logits: Array, pivot: Array, spoilt: ArrayLike = 0.0) -> _Softmax:
     top = jax.lax.stop_gradient(logits.max(-1, keepdims=True, initial=-jnp.inf))
     behind, weight = _weigh(top, logits)
     others = jnp.where(is_class(logits, pivot), 0.0, weight).sum(-1, keepdims=True)
     # Gathered before the exponential, for a gather from the weights would have them stored.
-    chosen = jnp.take_along_axis(logits, pivot[..., None], -1)
+    chosen = jnp.take_along_axis(logits, pivot[..., None], -1) + spoilt
     return _Softmax(behind, weight, *_weigh(top, chosen), others)
 
 
 def _weigh(top: Array, logits: Array) -> tuple[Array, Array]:
     """``top - logits`` and ``exp(logits - top)``, the latter with the digits that rounding lost."""
     # A row led by an infinite logit is the limit in which the others are infinitely behind.
-    infinite = top == jnp.inf
-    logits = jnp.where(infinite, jnp.where(logits == jnp.inf, 0.0, -jnp.inf), logits)
+    infinite = jnp.isinf(top)
+    logits = jnp.where(infinite, jnp.where(logits == top, 0.0, -jnp.inf), logits)
     behind, lost = two_difference(jnp.where(infinite, 0.0, top), logits)
     return behind, jnp.exp(-behind) * (1.0 - jax.lax.stop_gradient(lost))
 

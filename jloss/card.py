@@ -124,6 +124,41 @@ NONNEGATIVE = Domain(
     (0.0, 0.5, 1.0, 5.0),
     (-1.0, math.nan),
 )
+AT_LEAST_MINUS_ONE = Domain(
+    "a number of at least -1",
+    lambda rng, shape: rng.lognormal(sigma=2.0, size=shape) - 1.0,
+    (0.0, 1.0, -0.5, 1e-6, -1e-4, 1e4, 1e30),
+    (-1.5, math.nan),
+)
+COEFFICIENT = Domain(
+    "any number; claims are for those of at least -1",
+    lambda rng, shape: rng.lognormal(size=shape) - 1.0,
+    (-1.0, 0.0, 2.0),
+)
+COUNT = Domain(
+    "a count, or another number of at least 0",
+    lambda rng, shape: rng.poisson(rng.lognormal(1.0, 1.5, shape)).astype(float),
+    (0.0, 1.0, 2.0, 17.0, 1000.0),
+    (-1.0, math.nan),
+    soft=True,
+)
+LOG_RATE = Domain(
+    "any real number or minus infinity",
+    lambda rng, shape: rng.normal(scale=3.0, size=shape),
+    (0.0, 1.0, -1.0, 1e-30, -1e-6, 0.5, 3.0, -17.0, 80.0, -80.3, -1e4, -1e30, -math.inf),
+)
+RATE = Domain(
+    "a number of at least 0",
+    lambda rng, shape: rng.lognormal(sigma=4.0, size=shape),
+    (0.0, 1e-6, 0.5, 1.0, 3.0, 1e4, 1e30),
+    (-1.0, math.nan),
+)
+BINARY = Domain(
+    "0 or 1",
+    lambda rng, shape: rng.integers(0, 2, shape).astype(float),
+    (0.0, 1.0),
+    (-1.0, 0.5, math.nan),
+)
 
 
 # Cards -------------------------------------------------------------------------------------------
@@ -152,19 +187,21 @@ class Card:
         function of the hyper-parameters, or ``"input"``, the largest magnitude in the row of
         predictions. Losses of a residual count from the residual as floating point rounds it.
       minimum: the smallest value there is. One of 0 claims also that no value is negative.
-      minimizer: ``minimizer(targets, **hyper)``, predictions at which the minimum is taken.
+      minimizer: predictions at which the minimum is taken, a function of ``targets`` and those
+        hyper-parameters that it names.
       maximum: the largest value there is, for a bounded loss.
       convex: convex in the predictions.
       lipschitz: the smallest constant that bounds the norm of the gradient, or a function of the
         hyper-parameters.
       smooth: likewise for the spectral norm of the Hessian.
-      kinks: ``kinks(targets, **hyper)``, the predictions at which the gradient jumps; ``False``
-        claims a gradient everywhere.
+      kinks: the predictions at which the gradient jumps, likewise; ``False`` claims a gradient
+        everywhere.
       symmetric: predictions and targets may be swapped.
       elicits: what the best constant prediction tells of random targets.
       invariant: what leaves the value unchanged: adding a constant to the predictions (shift) or to
         both arguments (translation), a positive factor on the predictions (scale), one permutation
         of both along the last axis (permutation).
+      given: hyper-parameters at which all this is claimed, where it is not for any.
     """
 
     name: str
@@ -189,20 +226,25 @@ class Card:
     symmetric: bool | None = None
     elicits: Elicits | None = None
     invariant: tuple[Invariance, ...] = ()
+    given: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def summary(self) -> str:
         """The first sentence of the loss's docstring."""
         return (inspect.getdoc(self.loss) or "").split("\n")[0]
 
-    def constant(self, claim: Literal["lipschitz", "smooth", "scale"], **hyper: float) -> Any:
-        """A claimed constant at given hyper-parameters; the loss's defaults serve for the rest."""
+    def constant(
+        self,
+        claim: Literal["lipschitz", "smooth", "scale", "minimizer", "kinks"],
+        **arguments: Any,
+    ) -> Any:
+        """A claim at given hyper-parameters (and ``targets``); defaults serve for the rest."""
         value: Any = getattr(self, claim)
         if not callable(value):
             return value
         wanted = inspect.signature(value).parameters
         return value(
-            **{name: x for name, x in {**self.defaults, **hyper}.items() if name in wanted}
+            **{name: x for name, x in {**self.defaults, **arguments}.items() if name in wanted}
         )
 
     @property

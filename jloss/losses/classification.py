@@ -23,6 +23,7 @@ from jloss._safe import (
     nan_unless,
     nan_unless_class,
     product,
+    ratio,
     same_shape,
     to_rows,
 )
@@ -136,6 +137,7 @@ def _exact_focal(m, logit, label, gamma, alpha=None):
     ),
     ulp=16,
     minimum=0.0,
+    convex=False,
     kinks=False,
 )
 def sigmoid_focal_loss(
@@ -178,46 +180,93 @@ def sigmoid_focal_loss(
     logits, labels, where = _binary(loss, logits, labels, where)
     gamma = hyper(loss, logits, gamma=gamma)
     gamma += nan_unless(loss, gamma >= 0, "at least 0", gamma=gamma)
-    values = _focal(logits, labels, gamma)
     if alpha is not None:
         alpha = hyper(loss, logits, alpha=alpha)
         alpha += nan_unless(loss, (alpha >= 0) & (alpha <= 1), "in [0, 1]", alpha=alpha)
-        values = product(alpha * labels + (1.0 - alpha) * (1.0 - labels), values)
-    return keep(where, values)
+    return keep(where, _focal(logits, labels, gamma, alpha))
 
 
 @jax.custom_jvp
-def _focal(logits: Array, labels: Array, gamma: Array) -> Array:
-    yes, no = jax.nn.sigmoid(logits), jax.nn.sigmoid(-logits)
-    modulation = jnp.power((1.0 - labels) * yes + labels * no, gamma)
-    return product(modulation, _binary_cross_entropy(logits, labels))
+def _focal(logits: Array, labels: Array, gamma: Array, alpha: Array | None) -> Array:
+    value = product(_modulation(logits, labels, gamma), _binary_cross_entropy(logits, labels))
+    return value if alpha is None else product(_balance(labels, alpha), value)
 
 
 @partial(_focal.defjvp, symbolic_zeros=True)
 def _focal_jvp(primals, tangents):
-    logits, labels, gamma = primals
-    yes, no = jax.nn.sigmoid(logits), jax.nn.sigmoid(-logits)
-    wrong = (1.0 - labels) * yes + labels * no
+    logits, labels, gamma, alpha = primals
     entropy = _binary_cross_entropy(logits, labels)
-    modulation = jnp.power(wrong, gamma)
-    # d log(wrong) / d logits = (1 - 2 labels) yes no / wrong, as a harmonic mean that is not 0 / 0
-    # where a hard label's wrong answer underflows.
-    certain = 1.0 / (_ratio(labels, yes) + _ratio(1.0 - labels, no))
-    slope = modulation * (
-        gamma * (1.0 - 2.0 * labels) * product(certain, entropy)
-        + ((1.0 - labels) * yes - labels * no)
-    )
+    modulation, certainty = _modulation(logits, labels, gamma), _certainty(logits, labels)
     value = product(modulation, entropy)
-    gamma_slope = product(value, jnp.log(wrong))
-    label_slope = gamma * product(value, _ratio(no - yes, wrong)) - product(modulation, logits)
-    return chain(
-        value, (slope, tangents[0]), (label_slope, tangents[1]), (gamma_slope, tangents[2])
+    slope = modulation * (
+        gamma * (1.0 - 2.0 * labels) * product(certainty, entropy)
+        + ((1.0 - labels) * jax.nn.sigmoid(logits) - labels * jax.nn.sigmoid(-logits))
     )
+    label_slope = gamma * product(value, _label_slope(logits, labels)) - product(modulation, logits)
+    gamma_slope = product(value, _log_wrong(logits, labels))
+    if alpha is None:
+        slopes = slope, label_slope, gamma_slope
+        return chain(value, *zip(slopes, tangents, strict=False))
+    weight = _balance(labels, alpha)
+    slopes = (
+        weight * slope,
+        product(weight, label_slope) + product(2.0 * alpha - 1.0, value),
+        product(weight, gamma_slope),
+        product(2.0 * labels - 1.0, value),
+    )
+    return chain(product(weight, value), *zip(slopes, tangents, strict=True))
 
 
-def _ratio(part: Array, whole: Array) -> Array:
-    """``part / whole``, 0 where part is 0."""
-    return jnp.where(part == 0, 0.0, part / jnp.where(part == 0, 1.0, whole))
+def _balance(labels: Array, alpha: Array) -> Array:
+    return alpha * labels + (1.0 - alpha) * (1.0 - labels)
+
+
+def _wrong(logits: Array, labels: Array) -> Array:
+    """The probability given to what is not the label."""
+    return (1.0 - labels) * jax.nn.sigmoid(logits) + labels * jax.nn.sigmoid(-logits)
+
+
+def _log_wrong(logits: Array, labels: Array) -> Array:
+    # Of wrong and 1 - wrong the smaller one holds the digits.
+    wrong, right = _wrong(logits, labels), _wrong(-logits, labels)
+    return jnp.where(wrong < 0.5, jnp.log(wrong), jnp.log1p(-right))
+
+
+def _label_slope(logits: Array, labels: Array) -> Array:
+    """The derivative of log(wrong) for the label: no - yes = -tanh(logits / 2), over wrong."""
+    return -ratio(jnp.tanh(0.5 * logits), _wrong(logits, labels))
+
+
+@jax.custom_jvp
+def _modulation(logits: Array, labels: Array, gamma: Array) -> Array:
+    return jnp.power(_wrong(logits, labels), gamma)
+
+
+@partial(_modulation.defjvp, symbolic_zeros=True)
+def _modulation_jvp(primals, tangents):
+    logits, labels, gamma = primals
+    value = _modulation(logits, labels, gamma)
+    slope = gamma * (1.0 - 2.0 * labels) * _certainty(logits, labels) * value
+    label_slope = gamma * product(value, _label_slope(logits, labels))
+    slopes = slope, label_slope, product(value, _log_wrong(logits, labels))
+    return chain(value, *zip(slopes, tangents, strict=True))
+
+
+@jax.custom_jvp
+def _certainty(logits: Array, labels: Array) -> Array:
+    """``yes no / wrong``: times 1 - 2 labels, the derivative of log(wrong) for the logits."""
+    # A harmonic mean, which is not 0 / 0 where a hard label's wrong answer underflows.
+    yes, no = jax.nn.sigmoid(logits), jax.nn.sigmoid(-logits)
+    return 1.0 / (ratio(labels, yes) + ratio(1.0 - labels, no))
+
+
+@partial(_certainty.defjvp, symbolic_zeros=True)
+def _certainty_jvp(primals, tangents):
+    logits, labels = primals
+    value = _certainty(logits, labels)
+    slope = value * (-jnp.tanh(0.5 * logits) - (1.0 - 2.0 * labels) * value)
+    label_slope = -product(value, _label_slope(logits, labels))
+    return chain(value, (slope, tangents[0]), (label_slope, tangents[1]))
 
 
 # One class out of several ------------------------------------------------------------------------
@@ -295,7 +344,7 @@ def softmax_cross_entropy(
     same_shape(loss, logits=logits, labels=labels)
     rows, axes, where = _class_rows(loss, logits, axis, where)
     labels = keep(where, to_rows(labels, axes))
-    rows += nan_unless(loss, labels >= 0, "at least 0", labels=labels)
+    labels += nan_unless(loss, labels >= 0, "at least 0", labels=labels)
     return keep(None if where is None else where.any(-1), cross_entropy(rows, labels))
 
 
@@ -361,5 +410,5 @@ def softmax_cross_entropy_with_integer_labels(
     labels = class_indices(loss, labels, axes, logits=logits)
     seen = None if where is None else where.any(-1)
     labels = keep(seen, labels)
-    rows += nan_unless_class(loss, labels, rows)
-    return keep(seen, integer_cross_entropy(rows, labels))
+    spoilt = nan_unless_class(loss, labels, rows)
+    return keep(seen, integer_cross_entropy(rows, labels, spoilt))

@@ -32,7 +32,10 @@ from jloss.card import LOG_PROBABILITIES, PROBABILITIES, card
     minimum=0.0,
     minimizer=lambda targets: jnp.log(targets),
     convex=True,
+    lipschitz=1.0,
+    smooth=0.0,
     kinks=False,
+    elicits="probability",
     invariant=("permutation",),
 )
 def kl_divergence(
@@ -78,7 +81,10 @@ def kl_divergence(
     log_predictions, targets = (
         to_rows(keep(where, array), axes) for array in (log_predictions, targets)
     )
-    log_predictions += nan_unless(loss, targets >= 0, "at least 0", targets=targets)
+    # Times, for the gradient of the whole row is to be NaN, and it does not depend on predictions.
+    spoilt = nan_unless(loss, targets >= 0, "at least 0", targets=targets)
+    log_predictions *= 1.0 + spoilt.sum(-1, keepdims=True)
+    targets = jnp.where(targets > 0, targets, jax.lax.stop_gradient(targets))
     log_targets = jnp.log(jnp.where(targets > 0, targets, 1.0))
     surprise, entropy = product(targets, log_predictions), targets * log_targets
     values = (entropy - surprise).sum(-1)

@@ -68,7 +68,8 @@ def hinge_loss(
     same_shape("hinge_loss", predictor_outputs=scores, targets=signs)
     where = mask("hinge_loss", where, scores.shape)
     scores, signs = keep(where, scores), keep(where, signs, 1)
-    scores += nan_unless("hinge_loss", jnp.abs(signs) == 1, "-1 or 1", targets=signs)
+    spoilt = nan_unless("hinge_loss", jnp.abs(signs) == 1, "-1 or 1", targets=signs)
+    scores *= 1.0 + spoilt  # added to the scores, it would leave a constant slope as it is
     return keep(where, _ramp(1.0 - scores * signs))
 
 
@@ -133,7 +134,7 @@ def multiclass_hinge_loss(
     where = mask(loss, where, scores.shape, (axis,))
     scores, seen = keep(where, scores), None if where is None else where.any(-1)
     labels = keep(seen, labels)
-    scores += nan_unless_class(loss, labels, scores)
+    scores *= 1.0 + nan_unless_class(loss, labels, scores)
     own = is_class(scores, labels)
     rivals = ~own if where is None else ~own & where
     rival = jnp.where(rivals, scores, -jnp.inf).max(-1, initial=-jnp.inf)

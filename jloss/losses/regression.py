@@ -260,14 +260,14 @@ def huber_loss(
 
 @jax.custom_jvp
 def _huber(residual: Array, delta: Array) -> Array:
+    # XLA's CPU compiler fuses a select at the end, and stores a product of minima: 3 x slower.
     size = jnp.abs(residual)
-    inside = jnp.minimum(size, delta)
-    return inside * (size - 0.5 * inside)
+    return jnp.where(size <= delta, 0.5 * size * size, delta * (size - 0.5 * delta))
 
 
 @partial(_huber.defjvp, symbolic_zeros=True)
 def _huber_jvp(primals, tangents):
-    # Autodiff of the lines above computes (size - delta) + delta, which loses a small residual.
+    # Autodiff through a minimum computes (size - delta) + delta, which loses a small residual.
     residual, delta = primals
     slope = jnp.clip(residual, -delta, delta)
     beyond = jnp.maximum(jnp.abs(residual) - delta, 0.0)
@@ -423,11 +423,13 @@ def _exact_cosine(m, prediction, target, epsilon):
     ulp=4,
     scale=1.0,
     minimum=0.0,
-    minimizer=lambda targets, epsilon: targets,
+    minimizer=lambda targets: targets,
     maximum=2.0,
+    convex=False,
     kinks=False,
     symmetric=True,
     invariant=("scale", "permutation"),
+    given=dict(epsilon=0.0),
 )
 def cosine_distance(
     predictions: ArrayLike,
@@ -470,7 +472,8 @@ def cosine_distance(
     where = mask("cosine_distance", where, predictions.shape, axes)
     predictions, targets = (to_rows(keep(where, x), axes) for x in (predictions, targets))
     epsilon = hyper("cosine_distance", predictions, rows=True, epsilon=epsilon)
-    epsilon += nan_unless("cosine_distance", epsilon >= 0, "at least 0", epsilon=epsilon)
+    spoilt = nan_unless("cosine_distance", epsilon >= 0, "at least 0", epsilon=epsilon)
+    predictions += spoilt[..., None]
     values = _cosine_distance(predictions, targets, epsilon[..., None])
     return keep(None if where is None else to_rows(where, axes).any(-1), values)
 
