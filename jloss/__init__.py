@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from jloss.average import Average, average, mean
 from jloss.card import CARDS, Card, Domain, card
+from jloss.check import check
 from jloss.losses.classification import (
     sigmoid_binary_cross_entropy,
     sigmoid_focal_loss,
@@ -45,6 +46,7 @@ __all__ = [
     "accuracy",
     "average",
     "card",
+    "check",
     "cosine_distance",
     "fit",
     "hinge_loss",

@@ -11,6 +11,7 @@ _USES = {
     "sklearn": "a built-in data set",
     "pandas": "reading a table",
     "pyarrow": "reading a parquet file",
+    "mpmath": "a check",
 }
 
 
