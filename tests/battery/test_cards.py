@@ -1,0 +1,15 @@
+"""Every check that a card asks for, on every card: what is promised of a loss and claimed of it."""
+
+import pytest
+
+import jloss
+from jloss.check import CHECKS, checks_of
+
+PAIRS = [(card, name) for card in jloss.CARDS.values() for name in checks_of(card)]
+
+
+@pytest.mark.parametrize(
+    ("card", "name"), PAIRS, ids=[f"{card.name}-{name}" for card, name in PAIRS]
+)
+def test_a_card_tells_the_truth(card, name):
+    CHECKS[name](card)

@@ -1,0 +1,157 @@
+"""What must come out the same: masks and deletion, weights and copies, parts and the whole."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import jloss
+from jloss._exact import UNITS, call, cast, draw, is_floating, without_hyper
+
+DECOMPOSING = [card for card in jloss.CARDS.values() if card.values != "batch"]
+ALL = list(jloss.CARDS.values())
+
+every_card = pytest.mark.parametrize("card", ALL, ids=[card.name for card in ALL])
+every_decomposing_card = pytest.mark.parametrize(
+    "card", DECOMPOSING, ids=[card.name for card in DECOMPOSING]
+)
+
+
+def sample_of(card, rows=24, seed=0):
+    rng = np.random.default_rng(seed)
+    drawn = draw(card, rng, rows, UNITS[card.values][0])
+    return cast(without_hyper(drawn), np.float32)
+
+
+def mean_of(card, sample, where=None, **how):
+    values = card.unreduced(sample["predictions"], sample["targets"], where=where)
+    return jloss.mean(values, where=where, **how)
+
+
+def close(card, a, b):
+    return np.allclose(a, b, rtol=4 * card.ulp * np.finfo(np.float32).eps, atol=0)
+
+
+def part(sample, chosen):
+    return {name: x[chosen] for name, x in sample.items()}
+
+
+@every_decomposing_card
+def test_a_mask_is_as_good_as_deleting_rows(card):
+    sample, shown = sample_of(card), np.arange(24) % 3 > 0
+    assert close(card, mean_of(card, sample, where=shown), mean_of(card, part(sample, shown)))
+
+
+@every_decomposing_card
+def test_a_copied_row_counts_as_one_of_weight_two(card):
+    sample = sample_of(card)
+    copied = part(sample, [*range(24), 0, 5, 7])
+    weights = np.ones(24, np.float32)
+    weights[[0, 5, 7]] = 2
+    assert close(card, mean_of(card, copied), mean_of(card, sample, weights=weights))
+
+
+@every_decomposing_card
+def test_unequal_parts_merge_to_the_whole(card):
+    sample = sample_of(card)
+    parts = [part(sample, slice(*ends)) for ends in ((0, 3), (3, 17), (17, 24))]
+    averages = [jloss.average(call(card, p)) for p in parts]
+    merged = averages[0] + averages[1] + averages[2]
+    assert close(card, merged.value, mean_of(card, sample))
+
+
+@every_decomposing_card
+def test_a_scaled_average_has_a_scaled_gradient(card):
+    sample = sample_of(card)
+
+    def mean(predictions, factor):
+        return factor * mean_of(card, {**sample, "predictions": predictions})
+
+    gradient = jax.grad(mean)
+    once, thrice = (gradient(sample["predictions"], factor) for factor in (1.0, 4.0))
+    assert np.array_equal(4 * once, thrice)
+
+
+def test_integer_labels_are_one_hot_labels():
+    sample = sample_of(jloss.CARDS["softmax_cross_entropy_with_integer_labels"])
+    logits, labels = sample["predictions"], sample["targets"]
+    one_hot = jax.nn.one_hot(labels, logits.shape[-1])
+
+    def by_integers(logits):
+        return jloss.softmax_cross_entropy_with_integer_labels(logits, labels).sum()
+
+    def by_one_hot(logits):
+        return jloss.softmax_cross_entropy(logits, one_hot).sum()
+
+    for function in (jax.grad, lambda f: f):
+        a, b = function(by_integers)(logits), function(by_one_hot)(logits)
+        assert np.allclose(a, b, rtol=8 * np.finfo(np.float32).eps, atol=0)
+
+
+@dataclasses.dataclass
+class Layout:
+    """Some leading axes, a number of classes, a dtype, and how it is masked."""
+
+    leading: tuple[int, ...]
+    classes: int
+    dtype: str
+    mask: str
+    seed: int
+
+
+layouts = st.builds(
+    Layout,
+    leading=st.lists(st.integers(0, 3), min_size=1, max_size=3).map(tuple),
+    classes=st.integers(1, 4),
+    dtype=st.sampled_from(["float32", "bfloat16", "float16"]),
+    mask=st.sampled_from(["none", "values", "predictions", "size 1"]),
+    seed=st.integers(0, 99),
+)
+
+
+@every_decomposing_card
+@settings(max_examples=8, deadline=None, derandomize=True, database=None)
+@given(layout=layouts)
+def test_a_loss_of_any_shape_is_the_loss_of_its_rows(card, layout):
+    """The value at each place is that of its own row alone, whatever the shape, dtype and mask."""
+    rng = np.random.default_rng(layout.seed)
+    tail = () if card.values == "element" else (layout.classes,)
+    shape = (*layout.leading, *tail)
+    predictions = card.predictions.draw(rng, shape).astype(jnp.dtype(layout.dtype))
+    targets = card.targets.draw(rng, shape)
+    targets = targets.astype(np.float32) if is_floating(targets) else targets
+    where = _mask(layout, shape, rng)
+    rows, flags = int(np.prod(layout.leading)), None
+    if where is not None:
+        wide = where.ndim == len(shape)
+        flags = np.broadcast_to(where, shape if wide else layout.leading)
+        flags = flags.reshape(rows, *tail) if wide else flags.reshape(rows)
+
+    @jax.jit
+    def both(predictions, targets):
+        flat = targets.reshape(rows, *targets.shape[len(layout.leading) :])
+        values = card.unreduced(predictions, targets, where=where)
+        return values, card.unreduced(predictions.reshape(rows, *tail), flat, where=flags)
+
+    values, by_rows = both(predictions, targets)
+    assert values.shape == layout.leading
+    assert values.dtype == jnp.float32
+    assert np.array_equal(values.ravel(), by_rows)
+    if flags is not None:
+        shown = flags if flags.ndim == 1 else flags.any(-1)
+        assert not np.asarray(by_rows)[~shown].any()
+
+
+def _mask(layout, shape, rng):
+    if layout.mask == "none":
+        return None
+    size = {
+        "values": layout.leading,
+        "predictions": shape,
+        "size 1": (*layout.leading[:-1], 1, *shape[len(layout.leading) :]),
+    }[layout.mask]
+    return rng.random(size) < 0.6
