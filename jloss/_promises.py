@@ -231,10 +231,10 @@ def mistakes(card: Card) -> Iterator[tuple[str, str, Callable[[], Any]]]:
     predictions = card.predictions.draw(rng, shape).astype(np.float32)
     targets = card.targets.draw(rng, shape)
     targets = targets.astype(np.float32) if is_floating(targets) else targets
-    first, second = list(inspect.signature(card.loss).parameters)[:2]
+    loss, (first, second) = card.unreduced, card.arguments
     integers = np.ones(shape, np.int32)
     yield from (
-        (what, name, lambda p=p, t=t: card.loss(p, t))
+        (what, name, lambda p=p, t=t: loss(p, t))
         for what, name, p, t in [
             ("a trailing axis too many in the predictions", first, predictions[..., None], targets),
             ("a trailing axis too many in the targets", second, predictions, targets[..., None]),
@@ -248,12 +248,12 @@ def mistakes(card: Card) -> Iterator[tuple[str, str, Callable[[], Any]]]:
     )
     if card.targets.drops:
         one_hot = np.eye(6, shape[-1], dtype=np.float32)
-        yield "one-hot targets", second, lambda: card.loss(predictions, one_hot)
+        yield "one-hot targets", second, lambda: loss(predictions, one_hot)
         floating = targets.astype(np.float32)
-        yield "floating targets", second, lambda: card.loss(predictions, floating)
-        yield "swapped arguments", first, lambda: card.loss(targets, predictions)
+        yield "floating targets", second, lambda: loss(predictions, floating)
+        yield "swapped arguments", first, lambda: loss(targets, predictions)
     elif len(shape) > 1:
-        yield "targets without an axis", second, lambda: card.loss(predictions, targets[..., 0])
+        yield "targets without an axis", second, lambda: loss(predictions, targets[..., 0])
     masks = {
         "a mask of numbers": np.ones(shape[:1] if len(shape) > 1 else shape, np.float32),
         "a mask that is too short": np.ones((5, *shape[1:]), bool),
@@ -261,17 +261,17 @@ def mistakes(card: Card) -> Iterator[tuple[str, str, Callable[[], Any]]]:
         "a mask that would enlarge": np.ones((7, *shape), bool),
     }
     for what, where in masks.items():
-        yield what, "where", lambda where=where: card.loss(predictions, targets, where=where)
+        yield what, "where", lambda where=where: loss(predictions, targets, where=where)
     for name in card.hyper:
         for what, size in {"would enlarge": (7, *shape), "does not fit": (5,)}.items():
             wrong = {name: np.full(size, 0.5, np.float32)}
             yield (
                 f"{name} that {what}",
                 name,
-                lambda wrong=wrong: card.loss(predictions, targets, **wrong),
+                lambda wrong=wrong: loss(predictions, targets, **wrong),
             )
-    if "axis" in inspect.signature(card.loss).parameters:
-        yield "an axis that is not there", "axis", lambda: card.loss(predictions, targets, axis=5)
+    if "axis" in inspect.signature(loss).parameters:
+        yield "an axis that is not there", "axis", lambda: loss(predictions, targets, axis=5)
 
 
 def refusal(wrong_call: Callable[[], Any]) -> Exception | None:
@@ -568,7 +568,7 @@ def _require_nan(card: Card, name: str, bad: float, sample: Sample, clean: Sampl
 
 
 def _require_error(card: Card, name: str, bad: float, unit: Sample) -> None:
-    first, second = list(inspect.signature(card.loss).parameters)[:2]
+    first, second = card.arguments
     argument = {"predictions": first, "targets": second}.get(name, name)
     error, _ = checkify.checkify(lambda s: call(card, s), errors=checkify.user_checks)(unit)
     message = str(error.get())

@@ -202,6 +202,8 @@ class Card:
         both arguments (translation), a positive factor on the predictions (scale), one permutation
         of both along the last axis (permutation).
       given: hyper-parameters at which all this is claimed, where it is not for any.
+      form: ``form(loss)`` is a loss ``(predictions, targets, *, hyper, where)`` for which all this
+        is claimed, where the function itself has other arguments, or makes losses of losses.
     """
 
     name: str
@@ -227,6 +229,7 @@ class Card:
     elicits: Elicits | None = None
     invariant: tuple[Invariance, ...] = ()
     given: Mapping[str, float] = field(default_factory=dict)
+    form: Callable[[Any], Callable[..., Any]] | None = field(default=None, repr=False)
 
     @property
     def summary(self) -> str:
@@ -249,14 +252,21 @@ class Card:
 
     @property
     def unreduced(self) -> Callable[..., Any]:
-        """The loss with all its values, where by default it averages them as its peers do."""
-        reduces = "reduce_fn" in inspect.signature(self.loss).parameters
-        return partial(self.loss, reduce_fn=None) if reduces else self.loss
+        """The loss in its usual form, with all values where it averages them as its peers do."""
+        loss = self.form(self.loss) if self.form else self.loss
+        reduces = "reduce_fn" in inspect.signature(loss).parameters
+        return partial(loss, reduce_fn=None) if reduces else loss
+
+    @property
+    def arguments(self) -> tuple[str, str]:
+        """What the loss calls its predictions and its targets."""
+        first, second, *_ = inspect.signature(self.unreduced).parameters
+        return first, second
 
     @property
     def defaults(self) -> dict[str, Any]:
         """The default of each traced hyper-parameter."""
-        parameters = inspect.signature(self.loss).parameters
+        parameters = inspect.signature(self.unreduced).parameters
         return {name: parameters[name].default for name in self.hyper}
 
 
