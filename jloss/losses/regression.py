@@ -416,8 +416,6 @@ def _exact_cosine(m, prediction, target, epsilon):
     source="Salton & McGill (1983), Introduction to modern information retrieval",
     also=dict(
         optax="losses.cosine_distance",
-        torch="1 - nn.functional.cosine_similarity",
-        keras="1 + losses.cosine_similarity",
         sklearn="metrics.pairwise.paired_cosine_distances",
     ),
     ulp=4,
