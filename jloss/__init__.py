@@ -27,7 +27,7 @@ from jloss.losses.regression import (
 )
 from jloss.metrics import accuracy
 from jloss.objective import objective
-from jloss.sweep import Sweep, sweep
+from jloss.sweep import Sweep, one_device_per_core, sweep
 
 if TYPE_CHECKING:
     from jloss import landscape, plot
@@ -60,6 +60,7 @@ __all__ = [
     "multiclass_hinge_loss",
     "ntxent",
     "objective",
+    "one_device_per_core",
     "plot",
     "quantile_loss",
     "ranking_softmax_loss",

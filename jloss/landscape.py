@@ -10,15 +10,13 @@ import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
 
+from jloss._affine import hoist
+from jloss.average import Average
 from jloss.objective import Objective
 from jloss.sweep import sweep
 
 Directions: TypeAlias = tuple[Any, Any]
 Span: TypeAlias = float | tuple[tuple[float, float], tuple[float, float]]
-
-# Numbers in the model and its batch, times points evaluated together: about 16 MiB in float32,
-# what a processor's cache still helps with.
-_NUMBERS_AT_ONCE = 2**22
 
 
 @dataclass(frozen=True)
@@ -200,16 +198,13 @@ def plane(
     track = None if path is None else _project(params, directions, path)
     a, b = (_grid(low, high, resolution) for low, high in _reach(span, track))
 
-    def value(a: Array, b: Array) -> Array:
-        moved = jax.tree.map(
-            lambda p, u, v: (p + a * u + b * v).astype(p.dtype), params, *directions
-        )
-        return objective(moved, batch).value
+    def average(params: Any, batch: Any) -> Average:
+        return objective(params, batch)
 
-    size = sum(leaf.size for leaf in jax.tree.leaves((params, batch)))
-    # Single points are several times slower than a few together, however large the model.
-    points = min(resolution**2, max(4, _NUMBERS_AT_ONCE // max(size, 1)))
-    values = sweep(value, batch_size=points, a=a, b=b).values
+    split = hoist(average, params, batch)
+    common = jax.jit(split.prepare)(params, directions, batch)
+    found = sweep(lambda common, a, b: split.evaluate(common, (a, b)), data=[common], a=a, b=b)
+    values = found.values.value
     return Plane(jnp.asarray(a), jnp.asarray(b), values, directions, track)
 
 

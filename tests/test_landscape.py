@@ -227,7 +227,7 @@ def test_half_precision_parameters_stay_so_on_the_plane():
         return average(params * batch)
 
     plane(spy, jnp.ones((2, 2), jnp.bfloat16), jnp.ones((2, 2)), resolution=2)
-    assert seen == [jnp.bfloat16]
+    assert set(seen) == {jnp.dtype(jnp.bfloat16)}
 
 
 @pytest.mark.parametrize(
