@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.flatten_util import ravel_pytree
+from jax.tree_util import Partial
 
 from jloss._affine import hoist
 from jloss.average import Average
@@ -359,8 +360,8 @@ def _swept(
     example = next(walk := iter(batches), None)
     if example is None:
         raise ValueError(f"{caller}: data has no batches")
-    again = walk is not batches
-    if not again:
+    again = map if walk is batches else _Again
+    if walk is batches:
         batches = itertools.chain([example], walk)
 
     def averaged(params: Any, batch: Any) -> Average:
@@ -372,20 +373,26 @@ def _swept(
             )
         return found
 
-    split = hoist(averaged, params, example)
-    prepare = jax.jit(lambda batch: split.prepare(params, directions, batch))
-    if _pays(averaged, split, params, directions, example, jax.eval_shape(prepare, example)):
-        batches = _Again(prepare, batches) if again else map(prepare, batches)
+    splits = {}
 
-        def value(common: Any, **at: Array) -> Average:
-            return split.evaluate(common, [*at.values()])
+    def hoisted(batch: Any) -> Partial:
+        """The objective on a batch as a function of the coordinates: a pytree, and so data."""
+        leaves, structure = jax.tree.flatten(batch)
+        kind = structure, tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+        if kind not in splits:
+            split = hoist(averaged, params, batch)
+            splits[kind] = split.evaluate, jax.jit(split.prepare)
+        evaluate, prepare = splits[kind]
+        return Partial(evaluate, prepare(params, directions, batch))
+
+    plain = Partial(lambda batch, at: averaged(_moved(params, directions, at), batch), example)
+    if _pays(hoisted(example), plain, [jnp.zeros(()) for _ in axes]):
+        batches = again(hoisted, batches)
     else:
-
-        def value(common: Any, **at: Array) -> Average:
-            return averaged(_moved(params, directions, [*at.values()]), common)
+        batches = again(lambda batch: Partial(plain.func, batch), batches)
 
     options: dict[str, Any] = {**how, **axes}
-    found = sweep(value, data=batches, **options)
+    found = sweep(lambda batch, **at: batch([*at.values()]), data=batches, **options)
     return Sweep(found.axes, found.values.value)
 
 
@@ -398,16 +405,12 @@ def _moved(params: Any, directions: Sequence[Any], coordinates: Sequence[Any]) -
     return jax.tree.map(move, params, *directions)
 
 
-def _pays(
-    averaged: Objective, split: Any, params: Any, directions: Any, batch: Any, common: Any
-) -> bool:
+def _pays(hoisted: Partial, plain: Partial, at: list[Array]) -> bool:
     """Whether a point takes less arithmetic with what is done once than without."""
-    at = [jnp.zeros(()) for _ in directions]
-    plain = jax.jit(lambda at, batch: averaged(_moved(params, directions, at), batch))
-    costs = [plain.lower(at, batch), jax.jit(split.evaluate).lower(common, at)]
-    analyses: list[Any] = [cost.cost_analysis() for cost in costs]
-    without, hoisted = (analysis["flops"] for analysis in analyses)
-    return hoisted < 0.95 * without
+    analyses: list[Any] = [
+        jax.jit(lambda f, at: f(at)).lower(f, at).cost_analysis() for f in (hoisted, plain)
+    ]
+    return analyses[0]["flops"] < 0.95 * analyses[1]["flops"]
 
 
 class _Again:
