@@ -2,8 +2,8 @@
 
 Claims, on the same data, both cores in use on both sides: at least 4 x as many points a second on a
 dense network (784-256-256-10, 1,024 rows), 4.5 x on a convolutional one, 200 x on a plane through
-the last layer alone. Ours is timed as a whole, 41 x 41 points, compilation included; the peer, which
-compiles nothing, on 9 x 9.
+the last layer alone. Ours is timed as a whole, 41 x 41 points, compilation included; the peer,
+which compiles nothing, on 9 x 9.
 
 Command: ``python -m bench.sweep``; the peer is ``pip install --no-deps loss-landscapes``.
 """
