@@ -6,6 +6,7 @@ are in ``_claims.py``.
 
 import inspect
 from collections.abc import Callable, Iterator
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -217,7 +218,8 @@ def empty(card: Card) -> str:
         value, gradient = jax.jit(jax.value_and_grad(average))(*arguments)
         require(value == 0, f"the average {what} is {value} and not 0")
         require(not np.asarray(gradient).any(), f"the gradient {what} is {gradient} and not 0")
-    require(np.isfinite(average(predictions[:1], targets[:1])), "a single row gives no number")
+    single = jax.jit(average)(predictions[:1], targets[:1])
+    require(np.isfinite(single), "a single row gives no number")
     return "0"
 
 
@@ -570,13 +572,18 @@ def _require_nan(card: Card, name: str, bad: float, sample: Sample, clean: Sampl
 def _require_error(card: Card, name: str, bad: float, unit: Sample) -> None:
     first, second = card.arguments
     argument = {"predictions": first, "targets": second}.get(name, name)
-    error, _ = checkify.checkify(lambda s: call(card, s), errors=checkify.user_checks)(unit)
+    error, _ = _checked(card)(unit)
     message = str(error.get())
     require(error.get() is not None, f"{name}={bad}: no error under checkify")
     require(
         card.name in message and argument in message,
         f"{name}={bad}: the error under checkify does not name {argument}: {message}",
     )
+
+
+@cache
+def _checked(card: Card) -> Callable[..., Any]:
+    return jax.jit(checkify.checkify(partial(call, card), errors=checkify.user_checks))
 
 
 PROMISES: dict[str, Callable[[Card], str]] = {
