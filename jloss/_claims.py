@@ -363,6 +363,7 @@ def elicits(card: Card) -> str:
         rng = np.random.default_rng(seed)
         outcomes, weights = _distribution(card, rng)
         hyper = {name: float(domain.draw(rng, (1,))[0]) for name, domain in card.hyper.items()}
+        hyper |= card.given
         best = _STATISTICS[card.elicits or ""](card, outcomes, weights, hyper)
         others = _rivals(card, best, outcomes, rng)
         risks = _risks(card, np.concatenate([best[None], others]), outcomes, weights, hyper)

@@ -210,16 +210,21 @@ def chain(
 
 def is_class(scores: Array, labels: Array) -> Array:
     """Where the last axis of ``scores`` is at the label: a one-hot mask that is never stored."""
-    places = jax.lax.broadcasted_iota(labels.dtype, scores.shape, scores.ndim - 1)
+    places = jax.lax.broadcasted_iota(jnp.int32, scores.shape, scores.ndim - 1)
     return places == labels[..., None]
 
 
 def two_difference(a: Array, b: Array) -> tuple[Array, Array]:
     """``a - b`` rounded, and what the rounding lost (Knuth 1969); 0 where infinite."""
+    difference, lost = finite_two_difference(a, b)
+    return difference, jnp.where(jnp.isfinite(difference), lost, 0.0)
+
+
+def finite_two_difference(a: Array, b: Array) -> tuple[Array, Array]:
+    """`two_difference` where nothing overflows, without the selection, which may cost storage."""
     difference = a - b
     part = difference - a
-    lost = (a - (difference - part)) - (b + part)
-    return difference, jnp.where(jnp.isfinite(difference), lost, 0.0)
+    return difference, (a - (difference - part)) - (b + part)
 
 
 def product(factor: Array, other: Array) -> Array:

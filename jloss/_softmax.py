@@ -1,5 +1,5 @@
-"""Softmax cross-entropy with no digit lost where the model is right: the core under every loss that
-normalises scores over classes or items. Rows are along the last axis.
+"""Softmax with no digit lost where the model is right: the core under every loss that normalises
+scores over classes or items. Rows are along the last axis.
 """
 
 from functools import partial
@@ -10,84 +10,145 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jloss._safe import chain, is_class, product, two_difference
+from jloss._safe import chain, finite_two_difference, is_class, product
 
 
 @jax.custom_jvp
 def cross_entropy(logits: Array, labels: Array) -> Array:
-    softmax = _softmax(logits, _leader(logits))
+    softmax = softmax_of(logits)
     return product(labels, softmax.behind).sum(-1) + labels.sum(-1) * softmax.normaliser
 
 
 @partial(cross_entropy.defjvp, symbolic_zeros=True)
 def cross_entropy_jvp(primals, tangents):
     logits, labels = primals
-    leader = _leader(logits)
-    softmax = _softmax(logits, leader)
-    # sum(labels) * probability - labels, without its cancellation where a label is certain.
-    wrong = jnp.where(is_class(logits, leader), softmax.others, softmax.total - softmax.weight)
-    other_labels = labels.sum(-1, keepdims=True) - labels
-    slope = (other_labels * softmax.weight - labels * wrong) / softmax.total
-    label_slope = softmax.behind + softmax.normaliser[..., None]
+    softmax = softmax_of(logits)
     return chain(
-        cross_entropy(logits, labels), (slope, tangents[0]), (label_slope, tangents[1]), axis=-1
+        cross_entropy(logits, labels),
+        (softmax.slope(labels), tangents[0]),
+        (softmax.surprise, tangents[1]),
+        axis=-1,
     )
 
 
 @jax.custom_jvp
 def integer_cross_entropy(logits: Array, labels: Array, spoilt: Array) -> Array:
     """``spoilt``, (..., 1), is 0, or NaN for a row whose label is none."""
-    softmax = _softmax(logits, labels, spoilt)
-    return softmax.pivot_behind[..., 0] + softmax.normaliser
+    softmax, _, behind = _label_softmax(logits, labels, spoilt)
+    return behind[..., 0] + softmax.normaliser
 
 
 @partial(integer_cross_entropy.defjvp, symbolic_zeros=True)
 def integer_cross_entropy_jvp(primals, tangents):
     logits, labels, spoilt = primals
-    softmax = _softmax(logits, labels, spoilt)
-    slope = jnp.where(is_class(logits, labels), -softmax.others, softmax.weight) / softmax.total
+    softmax, rest, _ = _label_softmax(logits, labels, spoilt)
+    # A reciprocal a row, for a division an entry is slower than the exponential.
+    slope = rest * softmax.weight - (1.0 - rest) * softmax.others
+    slope *= 1.0 / softmax.total
     return chain(integer_cross_entropy(logits, labels, spoilt), (slope, tangents[0]), axis=-1)
 
 
-class _Softmax(NamedTuple):
-    """Softmax as a ratio in which a pivot class stands apart, so that no digit of 1 - p is lost."""
+@jax.custom_jvp
+def log_sum_exp(logits: Array) -> Array:
+    return logits.max(-1, initial=-jnp.inf) + softmax_of(logits).normaliser
+
+
+@log_sum_exp.defjvp
+def log_sum_exp_jvp(primals, tangents):
+    (logits,) = primals
+    return log_sum_exp(logits), (softmax_of(logits).probability * tangents[0]).sum(-1)
+
+
+class Softmax(NamedTuple):
+    """Softmax as a ratio in which some classes stand apart, so that no digit of 1 - p is lost.
+
+    These are the label, or the leaders: all that are tied for the largest logit.
+    """
 
     behind: Array  # the largest logit of the row minus each, at least 0
     weight: Array  # exp(-behind)
-    pivot_behind: Array  # the same for the pivot alone, (..., 1)
-    pivot: Array
-    others: Array  # the sum of all other weights, (..., 1)
+    apart: Array  # the sum of the weights of those apart, (..., 1)
+    others: Array  # and of all others
 
     @property
     def total(self) -> Array:
-        return self.others + self.pivot
+        return self.others + self.apart
 
     @property
     def normaliser(self) -> Array:
-        """``log(total)``, (...): where the pivot leads, that is log(1 + others)."""
-        return jnp.log1p(self.others + (self.pivot - 1.0))[..., 0]
+        """``log(total)``, (...): where one class leads, that is log(1 + others)."""
+        return jnp.log1p(self.others + (self.apart - 1.0))[..., 0]
+
+    @property
+    def surprise(self) -> Array:
+        """``-log(probability)``."""
+        return self.behind + self.normaliser[..., None]
+
+    @property
+    def probability(self) -> Array:
+        return self.weight / self.total
+
+    @property
+    def missing(self) -> Array:
+        """``1 - probability``."""
+        return self._against / self.total
+
+    @property
+    def _against(self) -> Array:
+        return self.others + (self.apart - self.weight)
+
+    def slope(self, labels: Array) -> Array:
+        """``sum(labels) * probability - labels``: no digit is lost where a label is certain."""
+        other_labels = labels.sum(-1, keepdims=True) - labels
+        return (other_labels * self.weight - labels * self._against) / self.total
 
 
-def _softmax(logits: Array, pivot: Array, spoilt: ArrayLike = 0.0) -> _Softmax:
-    top = jax.lax.stop_gradient(logits.max(-1, keepdims=True, initial=-jnp.inf))
+def softmax_of(logits: Array) -> Softmax:
+    """With the leaders apart."""
+    top = _top(logits)
     behind, weight = _weigh(top, logits)
-    others = jnp.where(is_class(logits, pivot), 0.0, weight).sum(-1, keepdims=True)
+    return Softmax(behind, weight, *_sums(logits == top, weight))
+
+
+def _label_softmax(logits: Array, labels: Array, spoilt: Array) -> tuple[Softmax, Array, Array]:
+    """With the label apart; 0 at the label and 1 elsewhere; how far behind the label is, (..., 1)."""
+    top = _top(logits)
+    behind, weight = _weigh(top, logits)
+    label = is_class(logits, labels)
     # Gathered before the exponential, for a gather from the weights would have them stored.
-    chosen = jnp.take_along_axis(logits, pivot[..., None], -1) + spoilt
-    return _Softmax(behind, weight, *_weigh(top, chosen), others)
+    chosen = jnp.take_along_axis(logits, labels[..., None], -1) + spoilt
+    label_behind, apart = _weigh(top, chosen)
+    softmax = Softmax(behind, weight, apart, _sums(label, weight)[1])
+    return softmax, (~label).astype(weight.dtype), label_behind
+
+
+# Without barriers, and with a selection for a factor, XLA's CPU compiler computes the sums of a row
+# twice, each time from stored weights.
+
+
+def _top(logits: Array) -> Array:
+    top = jax.lax.stop_gradient(logits.max(-1, keepdims=True, initial=-jnp.inf))
+    return jax.lax.optimization_barrier(top)
+
+
+def _sums(chosen: Array, weight: Array) -> tuple[Array, Array]:
+    """Of the weights of the chosen classes and of the others, (..., 1)."""
+
+    def total(factor: Array) -> Array:
+        return jax.lax.optimization_barrier((factor * weight).sum(-1, keepdims=True))
+
+    rest = (~chosen).astype(weight.dtype)
+    return total(1.0 - rest), total(rest)
 
 
 def _weigh(top: Array, logits: Array) -> tuple[Array, Array]:
     """``top - logits`` and ``exp(logits - top)``, the latter with the digits that rounding lost."""
-    # A row led by an infinite logit is the limit in which the others are infinitely behind.
-    infinite = jnp.isinf(top)
-    logits = jnp.where(infinite, jnp.where(logits == top, 0.0, -jnp.inf), logits)
-    behind, lost = two_difference(jnp.where(infinite, 0.0, top), logits)
-    return behind, jnp.exp(-behind) * (1.0 - jax.lax.stop_gradient(lost))
-
-
-def _leader(logits: Array) -> Array:
-    """The first class with the largest logit; XLA's argmax is several times slower on CPU."""
-    places = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
-    leads = logits == logits.max(-1, keepdims=True, initial=-jnp.inf)
-    return jnp.where(leads, places, logits.shape[-1]).min(-1, initial=logits.shape[-1])
+    # A row led by an infinite logit is the limit in which the others are infinitely behind. For the
+    # weights far ones stand for infinite ones, since a selection here is slow.
+    far = jnp.finfo(logits.dtype).max / 2
+    clipped = jnp.clip(top, -far, far), jnp.clip(logits, -far, far)
+    near, lost = finite_two_difference(*clipped)
+    infinite = (logits != top) & jnp.isinf(top - logits)
+    rounded = jnp.exp(-near)
+    weight = rounded - rounded * jax.lax.stop_gradient(lost)
+    return jnp.where(infinite, jnp.inf, near), weight

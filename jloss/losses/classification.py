@@ -45,14 +45,19 @@ def _binary(
     return logits + nan_unless(loss, inside, "in [0, 1]", labels=labels), labels, where
 
 
+def _exact_binary(m, logit, label, pos_weight=None):
+    weight = 1 if pos_weight is None else pos_weight
+    return (weight * label and weight * label * m.log1p(m.exp(-logit))) + (
+        label != 1 and (1 - label) * m.log1p(m.exp(logit))
+    )
+
+
 @card(
     values="element",
     predictions=LOGIT,
     targets=PROBABILITY,
-    exact=lambda m, logit, label: (
-        (label and label * m.log1p(m.exp(-logit)))
-        + (label != 1 and (1 - label) * m.log1p(m.exp(logit)))
-    ),
+    hyper=dict(pos_weight=NONNEGATIVE),
+    exact=_exact_binary,
     source="Cox (1958), The regression analysis of binary sequences, J. R. Stat. Soc. B 20(2)",
     also=dict(
         optax="losses.sigmoid_binary_cross_entropy",
@@ -67,25 +72,32 @@ def _binary(
     smooth=0.25,
     kinks=False,
     elicits="probability",
+    given=dict(pos_weight=1.0),
 )
 def sigmoid_binary_cross_entropy(
-    logits: ArrayLike, labels: ArrayLike, *, where: ArrayLike | None = None
+    logits: ArrayLike,
+    labels: ArrayLike,
+    *,
+    pos_weight: ArrayLike | None = None,
+    where: ArrayLike | None = None,
 ) -> Array:
     r"""Cross-entropy of independent yes-or-no answers: the negative log-likelihood of the labels.
 
-    .. math:: L(x, y) = y \log(1 + e^{-x}) + (1 - y) \log(1 + e^x)
+    .. math:: L(x, y) = w \, y \log(1 + e^{-x}) + (1 - y) \log(1 + e^x)
 
     Args:
       logits: log-odds of a yes, any shape; infinities are allowed.
       labels: the same shape; 0, 1 or a probability between, NaN otherwise.
+      pos_weight: :math:`w`, how many times a yes counts, as in torch; at least 0, NaN otherwise.
+        It broadcasts to the logits; None means 1.
       where: boolean mask of what counts, of the same rank.
 
     Returns:
-      One value an element, in float32 or float64. Its gradient is :math:`\sigma(x) - y`, and both
-      keep their digits when the model is right.
+      One value an element, in float32 or float64. Without a weight its gradient is
+      :math:`\sigma(x) - y`, and both keep their digits when the model is right.
 
     Raises:
-      ValueError: shapes differ.
+      ValueError: shapes differ, or ``pos_weight`` does not broadcast.
       TypeError: logits are not floating, or ``where`` is not boolean.
 
     Prefer it for labels that exclude nothing (tags); for one class out of several see
@@ -95,26 +107,55 @@ def sigmoid_binary_cross_entropy(
     >>> jloss.sigmoid_binary_cross_entropy(jnp.array([0.0, 17.0]), jnp.array([1.0, 1.0]))
     Array([6.9314718e-01, 4.1399375e-08], dtype=float32)
     """
-    logits, labels, where = _binary("sigmoid_binary_cross_entropy", logits, labels, where)
-    return keep(where, _binary_cross_entropy(logits, labels))
+    loss = "sigmoid_binary_cross_entropy"
+    logits, labels, where = _binary(loss, logits, labels, where)
+    if pos_weight is not None:
+        pos_weight = hyper(loss, logits, pos_weight=pos_weight)
+        logits += nan_unless(loss, pos_weight >= 0, "at least 0", pos_weight=pos_weight)
+    return keep(where, _binary_cross_entropy(logits, labels, pos_weight))
 
 
 @jax.custom_jvp
-def _binary_cross_entropy(logits: Array, labels: Array) -> Array:
-    # Two terms that are both at least 0: nothing cancels.
-    wrong = jnp.where(logits > 0, 1.0 - labels, labels)
-    size = jnp.abs(logits)
-    return product(wrong, size) + jnp.log1p(jnp.exp(-size))
+def _binary_cross_entropy(logits: Array, labels: Array, pos_weight: Array | None) -> Array:
+    # Two terms that are both at least 0: nothing cancels. A selection at the end, for XLA's CPU
+    # compiler stores the factors of a product that is summed.
+    yes, no = _sides(labels, pos_weight)
+    wrong, size = jnp.where(logits > 0, no, yes), jnp.abs(logits)
+    tail = jnp.log1p(jnp.exp(-size))
+    if pos_weight is not None:
+        tail *= yes + no
+    return jnp.where(wrong == 0, tail, wrong * size + tail)
 
 
 @partial(_binary_cross_entropy.defjvp, symbolic_zeros=True)
 def _binary_cross_entropy_jvp(primals, tangents):
-    logits, labels = primals
+    logits, labels, pos_weight = primals
+    value = _binary_cross_entropy(logits, labels, pos_weight)
+    slope = _binary_slope(logits, *_sides(labels, pos_weight))
+    if pos_weight is None:
+        return chain(value, (slope, tangents[0]), (-logits, tangents[1]))
+    if_yes = _binary_cross_entropy(logits, jnp.ones_like(labels), None)
+    label_slope = product(pos_weight - 1.0, if_yes) - logits
+    slopes = slope, label_slope, product(labels, if_yes)
+    return chain(value, *zip(slopes, tangents, strict=True))
+
+
+def _sides(labels: Array, pos_weight: Array | None) -> tuple[Array, Array]:
+    """The weights of yes and of no."""
+    return labels if pos_weight is None else pos_weight * labels, 1.0 - labels
+
+
+def _binary_slope(logits: Array, yes: Array, no: Array) -> Array:
     # sigmoid(x) - y would lose the digits of a right answer.
-    slope = (1.0 - labels) * jax.nn.sigmoid(logits) - labels * jax.nn.sigmoid(-logits)
-    return chain(
-        _binary_cross_entropy(logits, labels), (slope, tangents[0]), (-logits, tangents[1])
-    )
+    up, odds, likely = _odds(logits)
+    return jnp.where(up, (no - yes * odds) * likely, (no * odds - yes) * likely)
+
+
+def _odds(logits: Array) -> tuple[Array, Array, Array]:
+    """Whether yes is likelier, the odds of the other answer, and the likelier one's probability."""
+    up = logits > 0
+    odds = jnp.exp(jnp.where(up, -logits, logits))
+    return up, odds, 1.0 / (1.0 + odds)
 
 
 def _exact_focal(m, logit, label, gamma, alpha=None):
@@ -188,19 +229,20 @@ def sigmoid_focal_loss(
 
 @jax.custom_jvp
 def _focal(logits: Array, labels: Array, gamma: Array, alpha: Array | None) -> Array:
-    value = product(_modulation(logits, labels, gamma), _binary_cross_entropy(logits, labels))
+    entropy = _binary_cross_entropy(logits, labels, None)
+    value = jnp.where(entropy == 0, 0.0, _modulation(logits, labels, gamma) * entropy)
     return value if alpha is None else product(_balance(labels, alpha), value)
 
 
 @partial(_focal.defjvp, symbolic_zeros=True)
 def _focal_jvp(primals, tangents):
     logits, labels, gamma, alpha = primals
-    entropy = _binary_cross_entropy(logits, labels)
+    entropy = _binary_cross_entropy(logits, labels, None)
     modulation, certainty = _modulation(logits, labels, gamma), _certainty(logits, labels)
-    value = product(modulation, entropy)
+    value = jnp.where(entropy == 0, 0.0, modulation * entropy)
     slope = modulation * (
-        gamma * (1.0 - 2.0 * labels) * product(certainty, entropy)
-        + ((1.0 - labels) * jax.nn.sigmoid(logits) - labels * jax.nn.sigmoid(-logits))
+        gamma * (1.0 - 2.0 * labels) * jnp.where(certainty == 0, 0.0, certainty * entropy)
+        + _binary_slope(logits, labels, 1.0 - labels)
     )
     label_slope = gamma * product(value, _label_slope(logits, labels)) - product(modulation, logits)
     gamma_slope = product(value, _log_wrong(logits, labels))
@@ -223,7 +265,13 @@ def _balance(labels: Array, alpha: Array) -> Array:
 
 def _wrong(logits: Array, labels: Array) -> Array:
     """The probability given to what is not the label."""
-    return (1.0 - labels) * jax.nn.sigmoid(logits) + labels * jax.nn.sigmoid(-logits)
+    return _against(logits, labels) * _odds(logits)[2]
+
+
+def _against(logits: Array, labels: Array) -> Array:
+    """`_wrong` over the likelier answer's probability."""
+    up, odds, _ = _odds(logits)
+    return jnp.where(up, (1.0 - labels) + labels * odds, (1.0 - labels) * odds + labels)
 
 
 def _log_wrong(logits: Array, labels: Array) -> Array:
@@ -255,9 +303,11 @@ def _modulation_jvp(primals, tangents):
 @jax.custom_jvp
 def _certainty(logits: Array, labels: Array) -> Array:
     """``yes no / wrong``: times 1 - 2 labels, the derivative of log(wrong) for the logits."""
-    # A harmonic mean, which is not 0 / 0 where a hard label's wrong answer underflows.
-    yes, no = jax.nn.sigmoid(logits), jax.nn.sigmoid(-logits)
-    return 1.0 / (ratio(labels, yes) + ratio(1.0 - labels, no))
+    _, odds, likely = _odds(logits)
+    against = _against(logits, labels)
+    # All that is wrong is the odds of the other answer, also where they underflow.
+    certain = against == odds
+    return likely * jnp.where(certain, 1.0, odds / jnp.where(certain, 1.0, against))
 
 
 @partial(_certainty.defjvp, symbolic_zeros=True)
