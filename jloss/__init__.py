@@ -15,6 +15,15 @@ from jloss.losses.classification import (
 from jloss.losses.divergence import kl_divergence
 from jloss.losses.embedding import ntxent
 from jloss.losses.margin import hinge_loss, multiclass_hinge_loss
+from jloss.losses.probabilistic import (
+    binary_cross_entropy,
+    categorical_cross_entropy,
+    gaussian_nll,
+    generalized_cross_entropy,
+    nll_loss,
+    poisson_nll,
+    poisson_nll_with_rates,
+)
 from jloss.losses.ranking import ranking_softmax_loss
 from jloss.losses.regression import (
     absolute_error,
@@ -45,10 +54,14 @@ __all__ = [
     "absolute_error",
     "accuracy",
     "average",
+    "binary_cross_entropy",
     "card",
+    "categorical_cross_entropy",
     "check",
     "cosine_distance",
     "fit",
+    "gaussian_nll",
+    "generalized_cross_entropy",
     "hinge_loss",
     "huber_loss",
     "init",
@@ -58,10 +71,13 @@ __all__ = [
     "log_cosh",
     "mean",
     "multiclass_hinge_loss",
+    "nll_loss",
     "ntxent",
     "objective",
     "one_device_per_core",
     "plot",
+    "poisson_nll",
+    "poisson_nll_with_rates",
     "quantile_loss",
     "ranking_softmax_loss",
     "sigmoid_binary_cross_entropy",

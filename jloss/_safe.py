@@ -249,6 +249,16 @@ def unit(rows: Array, epsilon: ArrayLike = 0.0) -> tuple[Array, Array]:
     return jnp.where(zero & (floor == 0), 0.0, scaled / divisor), lacking[..., 0]
 
 
+@jax.custom_jvp
+def log_rest(p: Array) -> Array:
+    """``log(1 - p)``; XLA's log1p loses a hundred roundings of it in float64 (Kahan 1979)."""
+    rest = 1.0 - p
+    return jnp.where(rest == 1.0, -p, jnp.log(rest) * (p / jnp.where(rest == 1.0, 1.0, 1.0 - rest)))
+
+
+log_rest.defjvps(lambda tangent, _, p: -tangent / (1.0 - p))
+
+
 def ratio(part: Array, whole: Array) -> Array:
     """``part / whole``, 0 where part is 0."""
     return jnp.where(part == 0, 0.0, part / jnp.where(part == 0, 1.0, whole))
