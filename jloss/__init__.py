@@ -30,7 +30,7 @@ from jloss.objective import objective
 from jloss.sweep import Sweep, sweep
 
 if TYPE_CHECKING:
-    from jloss import landscape, plot
+    from jloss import curvature, landscape, plot
     from jloss.train import State, fit, init, step
 
 __version__ = "0.1.0"
@@ -48,6 +48,7 @@ __all__ = [
     "card",
     "check",
     "cosine_distance",
+    "curvature",
     "fit",
     "hinge_loss",
     "huber_loss",
@@ -73,7 +74,7 @@ __all__ = [
 ]
 
 # Rooms that many programs never enter open when they are first asked for.
-_LATER = {"landscape": "landscape", "plot": "plot"} | dict.fromkeys(
+_LATER = {room: room for room in ("curvature", "landscape", "plot")} | dict.fromkeys(
     ("State", "fit", "init", "step"), "train"
 )
 
