@@ -276,7 +276,7 @@ class Operator:
 
     def products(self, block: Array) -> Array:
         """The products with the rows of a ``(p, n)`` block."""
-        total, weight = 0.0, 0.0
+        total, weight = jnp.zeros(()), jnp.zeros(())
         for batch in self.iterate():
             more, its_weight = self._multiply(batch, block)
             total, weight = total + more, weight + its_weight
