@@ -25,6 +25,9 @@ Linear: TypeAlias = Callable[[Array], Array]
 
 # Batches beyond so many share a part in the jackknife, whose memory is one result per part.
 PARTS = 32
+# A processor's core is busy with one product of a large model, and its cache full; several small
+# ones together share what each call costs.
+_NUMBERS_AT_ONCE = 2**16
 
 
 class _Split(NamedTuple):
@@ -384,6 +387,14 @@ class _Without:
         )
 
 
+def _each(linear: Linear, block: Array) -> Array:
+    """The linear function of every row."""
+    together = len(block)
+    if jax.default_backend() == "cpu":
+        together = max(1, min(together, _NUMBERS_AT_ONCE // block.shape[1]))
+    return lax.map(linear, block, batch_size=together) if together > 1 else lax.map(linear, block)
+
+
 def _linear(form: Any, free: tuple[int, ...], arrays: tuple) -> tuple[Linear, Array]:
     hyper, params, center, batch = arrays
     return form.linear(partial(_Split(free, None).join, params), center, hyper, batch)
@@ -393,7 +404,7 @@ def _linear(form: Any, free: tuple[int, ...], arrays: tuple) -> tuple[Linear, Ar
 def _multiply(form: Any, free: tuple, arrays: tuple, block: Array) -> tuple[Array, Array]:
     """Total products of one batch, and its weight."""
     linear, weight = _linear(form, free, arrays)
-    return jax.vmap(linear)(block), weight
+    return _each(linear, block), weight
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
@@ -409,7 +420,7 @@ def _run(
     """Lanczos steps on stacked batches; on one batch, linearised once for all steps."""
     if count == 1:
         linear, weight = _linear(form, free, arrays)
-        return _krylov.run(lambda block: jax.vmap(linear)(block) / weight, state, first, last)
+        return _krylov.run(lambda block: _each(linear, block) / weight, state, first, last)
 
     def product(block: Array) -> Array:
         def add(carry: tuple, batch: Any) -> tuple[tuple, None]:

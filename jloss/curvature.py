@@ -117,7 +117,7 @@ def largest_eigenpairs(
       key: a random key; ``jax.random.key(0)`` by default.
       rtol: a pair has converged when its residual is below ``rtol`` times its value, or at
         rounding. The error of the value is of the order of the residual's square.
-      budget: products at most, without those that measure the errors, 2 for each pair.
+      budget: products at most, without those that measure the errors, 1 for each pair.
 
     Returns:
       `Eigenpairs`.
@@ -311,6 +311,7 @@ class SpectralDensity:
 
     Attributes:
       quadrature: nodes and weights, ``(probes, steps)`` each.
+      size: the number of eigenvalues.
       shift: how far rounding may have moved a node.
       held_out: the quadratures without one group of batches after the other, if asked for.
       products: how many products with one vector it took.
@@ -318,6 +319,7 @@ class SpectralDensity:
     """
 
     quadrature: _krylov.Quadrature
+    size: int
     shift: float
     held_out: tuple[_krylov.Quadrature, ...]
     products: int
@@ -345,6 +347,12 @@ class SpectralDensity:
         width = self.width if width is None else width
         _check("density", width=width)
         return self._estimate(lambda rule, shift: rule.smoothed(places + shift, width))
+
+    def plot(self, width: float | None = None, ax: Any = None) -> Any:
+        """Draws the density with its band: `jloss.plot.spectrum` (needs matplotlib)."""
+        from jloss import plot
+
+        return plot.spectrum(self, width, ax)
 
     @property
     def width(self) -> float:
@@ -414,14 +422,14 @@ def spectral_density(
     at_once = max(1, min(4, _NUMBERS_AT_ONCE // (steps * operator.size), budget))
     key, rounding_key = _keys(key)
     rules: list[_krylov.Quadrature] = []
+    eps = float(jnp.finfo(operator.center.dtype).eps)
     look = min(4, budget)
     while True:
         while (done := sum(len(rule.nodes) for rule in rules)) < look:
             vectors = _sphere(jax.random.fold_in(key, done), min(at_once, look - done), operator)
             rules.append(_quadrature(operator, vectors, steps))
         rule = _joined(rules)
-        places = np.linspace(rule.nodes.min(), rule.nodes.max(), 65)
-        half = _interval(rule.cumulative(places)[0].std(0, ddof=1), look)
+        half = _interval(rule.cumulative(_places(rule.nodes, eps))[0].std(0, ddof=1), look)
         converged = bool(half.max() <= rtol)
         if converged or look == budget:
             break
@@ -429,8 +437,9 @@ def spectral_density(
     others = _held_out(operator, key, at_once, steps, held_out)
     products = look * steps + sum(r.nodes.size for r in others) + 2 * min(at_once, look)
     vectors = _sphere(jax.random.fold_in(key, 0), min(at_once, look), operator)
+    vectors = vectors / math.sqrt(operator.size)
     shift = _shift(operator, rounding_key, vectors, np.abs(rule.nodes).max())
-    return SpectralDensity(rule, shift, others, products, converged)
+    return SpectralDensity(rule, operator.size, shift, others, products, converged)
 
 
 def _extreme(
@@ -463,7 +472,7 @@ def _extreme(
             break
         values, rows = np.append(values, value), jnp.concatenate([rows, row])
     order = np.argsort(-values)[:k]
-    return _measured(operator, rounding_key, rows[order], products, converged)
+    return _measured(operator, rounding_key, sign * values[order], rows[order], products, converged)
 
 
 def _climb(
@@ -485,7 +494,7 @@ def _climb(
     # A copy, for the state gives its arrays away.
     state = _krylov.start(key, vector, steps, jnp.array(locked))
     while True:
-        stop = min(budget, max(wanted, done + 1 + done // 10))
+        stop = min(budget, max(wanted + 1, done + 1 + done // 16))
         state, done = operator.lanczos(state, done, stop), stop
         alpha, beta = (np.asarray(x[0, :done]) for x in (state.alpha, state.beta))
         pairs = _krylov.ritz(sign * alpha, sign * beta)
@@ -500,22 +509,22 @@ def _climb(
 
 
 def _measured(
-    operator: Operator, key: Array, rows: Array, products: int, converged: bool
+    operator: Operator, key: Array, values: np.ndarray, rows: Array, products: int, converged: bool
 ) -> Eigenpairs:
-    """The pairs with Rayleigh quotients, residuals and errors, from products with the vectors."""
+    """The pairs with their errors, from products of moved vectors at moved params."""
     rows = rows / jnp.linalg.norm(rows, axis=1, keepdims=True)
-    images, totals, weights = operator.by_part(rows, _forms)
-    values = _forms(rows, images)
-    residuals = jnp.linalg.norm(images - values[:, None] * rows, axis=1)
-    eps = jnp.finfo(values.dtype).eps
-    floor = eps * jnp.linalg.norm(images, axis=1).max()
-    rounding = floor + _rounding(operator, key, rows, images, _forms, count=len(rows))
-    none = np.zeros(len(rows), values.dtype)
-    data = _jackknife(_float64(totals), weights).astype(values.dtype)
+    # They show the residuals and, in what they differ from the values, the rounding.
+    other, moved = _moved(operator, key, rows)
+    images, totals, weights = other.by_part(moved, _forms)
+    found = jnp.asarray(values, images.dtype)
+    residuals = jnp.linalg.norm(images - found[:, None] * moved, axis=1)
+    floor = jnp.finfo(found.dtype).eps * jnp.linalg.norm(images, axis=1).max()
+    rounding = floor + jnp.abs(_forms(moved, images) - found)
+    data = _jackknife(_float64(totals), weights).astype(found.dtype)
+    none = np.zeros(len(rows), found.dtype)
     errors = Errors(np.asarray(residuals), none, data, np.asarray(rounding))
-    vectors = jax.vmap(operator.unravel)(rows)
-    taken = products + 2 * len(rows)
-    return Eigenpairs(np.asarray(values), vectors, errors, taken, converged)
+    vectors, taken = jax.vmap(operator.unravel)(rows), products + len(rows)
+    return Eigenpairs(np.asarray(found), vectors, errors, taken, converged)
 
 
 def _probed(
@@ -573,11 +582,16 @@ def _rounding(
     shows those of the whole computation. (Parker, 1997: Monte Carlo arithmetic.)
     """
     vectors, images = vectors[:count], images[:count]
+    other, moved = _moved(operator, key, vectors)
+    return jnp.abs(sample(moved, other.products(moved)) - sample(vectors, images))
+
+
+def _moved(operator: Operator, key: Array, vectors: Array) -> tuple[Operator, Array]:
+    """The operator and the vectors, moved by one rounding error in each entry."""
     params_key, vector_key = jax.random.split(key)
     eps = jnp.finfo(vectors.dtype).eps
-    moved = vectors * (1 + eps * jax.random.rademacher(vector_key, vectors.shape, vectors.dtype))
-    others = operator.moved(params_key).products(moved)
-    return jnp.abs(sample(moved, others) - sample(vectors, images))
+    signs = jax.random.rademacher(vector_key, vectors.shape, vectors.dtype)
+    return operator.moved(params_key), vectors * (1 + eps * signs)
 
 
 def _shift(operator: Operator, key: Array, vectors: Array, largest: float) -> float:
@@ -596,6 +610,13 @@ def _quadrature(operator: Operator, vectors: Array, steps: int) -> _krylov.Quadr
     state = _krylov.start(jax.random.key(0), vectors, steps, nothing)
     state = operator.lanczos(state, 0, steps)
     return _krylov.quadrature(np.asarray(state.alpha), np.asarray(state.beta))
+
+
+def _places(nodes: np.ndarray, eps: float) -> np.ndarray:
+    """Where to look at a spectrum; beyond it, where rounding alone makes it more than a point."""
+    low, high = nodes.min(), nodes.max()
+    noise = 64 * eps * np.abs(nodes).max()
+    return np.linspace(low, high, 65) if high - low > noise else np.array([high + noise])
 
 
 def _held_out(
