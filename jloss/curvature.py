@@ -33,6 +33,8 @@ __all__ = [
 
 # Probes per block of products: enough to share what linearising costs, few enough for memory.
 _PROBES_AT_ONCE = 16
+# Independent estimates by XTrace, whose spread is an error that can be trusted.
+_GROUPS = 4
 # Numbers in the bases of the recurrences that run side by side: 512 MiB in float32.
 _NUMBERS_AT_ONCE = 2**27
 
@@ -243,7 +245,7 @@ def diagonal(
 
 
 def xtrace(
-    operator: Operator, *, key: Array | None = None, rtol: float = 0.01, budget: int = 512
+    operator: Operator, *, key: Array | None = None, rtol: float = 0.01, budget: int = 1024
 ) -> Estimate:
     r"""The trace by XTrace: exact on what the probes span, random on the rest.
 
@@ -251,9 +253,14 @@ def xtrace(
               \tilde\omega_i^T A \tilde\omega_i, \qquad
               \tilde\omega_i \propto (I - Q_i Q_i^T)\, \omega_i
 
-    :math:`Q_i` spans the products of all probes but the i-th, and :math:`\tilde\omega_i` is
-    scaled as a vector on the sphere of what is left. The value is the mean over i. Its interval
-    takes the :math:`\operatorname{tr}_i` for independent, which they nearly are.
+    :math:`Q_i` spans the products of all probes but the i-th, :math:`\tilde\omega_i` is scaled as
+    a vector on the sphere of what is left, and the estimate is the mean over i. Its authors take
+    the spread of the :math:`\operatorname{tr}_i` for its error, but they depend on each other:
+    nominal 95% intervals held the trace in 72% to 97% of the cases tried. So the value here is
+    the mean of four independent estimates, and its interval is by their spread.
+
+    Prefer it where the spectrum decays fast: an operator whose rank is below a quarter of the
+    probes has no error but rounding. Elsewhere `trace` takes fewer products.
 
     Source: Epperly, Tropp, Webber (2024), XTrace: making the most of every sample in stochastic
     trace estimation, SIAM J. Matrix Anal. Appl. 45.
@@ -261,48 +268,51 @@ def xtrace(
     Args:
       operator: of `hessian` or another.
       key: a random key; ``jax.random.key(0)`` by default.
-      rtol: as for `trace`; asked after 16, 32, 64, ... products.
-      budget: products at most; a probe takes two. Half of them are vectors in memory, twice.
+      rtol: as for `trace`; asked after 32, 64, 128, ... products.
+      budget: products at most; a probe takes two. Half of them are vectors in memory, four times.
 
     Returns:
       An `Estimate` of a number.
 
     Raises:
-      ValueError: a budget below 4 products, ``rtol`` not positive, or a product is not finite.
+      ValueError: a budget below 16 products, ``rtol`` not positive, or a product is not finite.
 
     >>> bowl = lambda params, batch: jloss.average(batch * params**2)
     >>> operator = jloss.curvature.hessian(bowl, jnp.zeros(3), [jnp.array([1.0, 2.0, 6.0])])
     >>> jloss.curvature.xtrace(operator).value.round(4)
     np.float32(6.0)
     """
-    _check("xtrace", rtol=rtol, budget=(budget, 4))
-    most = min(budget // 2, operator.size)
+    _check("xtrace", rtol=rtol, budget=(budget, 4 * _GROUPS))
+    most = min(budget // (2 * _GROUPS), operator.size)
     key, rounding_key = _keys(key)
-    probes = images = basis = curved = jnp.zeros((0, operator.size), operator.center.dtype)
-    look, rounding, parts = min(8, most), 0.0, []
+    nothing = jnp.zeros((_GROUPS, 0, operator.size), operator.center.dtype)
+    probes = images = basis = curved = nothing
+    look, rounding, parts = min(4, most), jnp.zeros(()), []
     while True:
-        fresh = _sphere(jax.random.fold_in(key, len(probes)), look - len(probes), operator)
+        new = look - probes.shape[1]
+        fresh = _sphere(jax.random.fold_in(key, look), _GROUPS * new, operator)
         more, totals, weights = operator.by_part(fresh, _forms)
-        if not len(probes):
-            rounding = _rounding(operator, rounding_key, fresh, more, _forms).max(0)
-        rows = _orthonormal(basis, more)
-        probes, images = jnp.concatenate([probes, fresh]), jnp.concatenate([images, more])
-        basis = jnp.concatenate([basis, rows])
-        curved = jnp.concatenate([curved, operator.products(rows)])
+        if not parts:
+            rounding = _rounding(operator, rounding_key, fresh, more, _forms).max()
         parts.append(totals)
-        samples = _leave_one_out(*map(_float64, (probes, images, basis, curved)))
-        half = _interval(samples.std(ddof=1), look)
-        converged = bool(half <= rtol * abs(samples.mean()))
+        fresh, more = (block.reshape(_GROUPS, new, -1) for block in (fresh, more))
+        rows = jax.vmap(_orthonormal)(basis, more)
+        products = operator.products(rows.reshape(_GROUPS * new, -1)).reshape(rows.shape)
+        probes, images, basis, curved = (
+            jnp.concatenate(pair, axis=1)
+            for pair in ((probes, fresh), (images, more), (basis, rows), (curved, products))
+        )
+        groups = zip(*map(_float64, (probes, images, basis, curved)), strict=True)
+        found = np.array([_leave_one_out(*group).mean() for group in groups])
+        half = _interval(found.std(ddof=1), _GROUPS)
+        converged = bool(half <= rtol * abs(found.mean()))
         if converged or look == most:
             break
         look = min(2 * look, most)
-    dtype = operator.center.dtype.type
     data = _jackknife(np.concatenate(list(map(_float64, parts)), axis=1).mean(1), weights)
-    # All directions spanned: nothing is left to chance.
-    probing = 0.0 if look == operator.size else half
-    errors = Errors(dtype(0), dtype(probing), dtype(data), dtype(rounding))
-    met = converged or look == operator.size
-    return Estimate(dtype(samples.mean()), errors, 2 * look + min(look, 4), met)
+    dtype = operator.center.dtype.type
+    errors = Errors(*map(dtype, (0.0, half, data, np.asarray(rounding))))
+    return Estimate(dtype(found.mean()), errors, 2 * _GROUPS * look + 4, converged)
 
 
 @dataclass(frozen=True)
