@@ -39,7 +39,7 @@ from jloss.objective import objective
 from jloss.sweep import Sweep, one_device_per_core, sweep
 
 if TYPE_CHECKING:
-    from jloss import landscape, plot
+    from jloss import curvature, landscape, plot
     from jloss.train import State, fit, init, step
 
 __version__ = "0.1.0"
@@ -59,6 +59,7 @@ __all__ = [
     "categorical_cross_entropy",
     "check",
     "cosine_distance",
+    "curvature",
     "fit",
     "gaussian_nll",
     "generalized_cross_entropy",
@@ -90,7 +91,7 @@ __all__ = [
 ]
 
 # Rooms that many programs never enter open when they are first asked for.
-_LATER = {"landscape": "landscape", "plot": "plot"} | dict.fromkeys(
+_LATER = {room: room for room in ("curvature", "landscape", "plot")} | dict.fromkeys(
     ("State", "fit", "init", "step"), "train"
 )
 

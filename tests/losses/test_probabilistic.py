@@ -59,7 +59,6 @@ def test_the_ignore_index_of_torch_is_a_mask():
 
 def test_values_are_those_of_keras():
     losses = keras_losses()
-    onehot = np.eye(5, dtype=np.float32)[LABELS]
     for got, wanted in [
         (
             jloss.binary_cross_entropy(PROBABILITY, BINARY).mean(-1),
