@@ -3,18 +3,36 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from jloss.average import Average, average, mean
-from jloss.card import CARDS, Card, Domain, card
-from jloss.check import check
+from jloss.average import (
+    Average,
+    average,
+    mean,
+)
+from jloss.card import (
+    CARDS,
+    Card,
+    Domain,
+    card,
+)
+from jloss.check import (
+    check,
+)
 from jloss.losses.classification import (
     sigmoid_binary_cross_entropy,
     sigmoid_focal_loss,
     softmax_cross_entropy,
     softmax_cross_entropy_with_integer_labels,
 )
-from jloss.losses.divergence import kl_divergence
-from jloss.losses.embedding import ntxent
-from jloss.losses.margin import hinge_loss, multiclass_hinge_loss
+from jloss.losses.divergence import (
+    kl_divergence,
+)
+from jloss.losses.embedding import (
+    ntxent,
+)
+from jloss.losses.margin import (
+    hinge_loss,
+    multiclass_hinge_loss,
+)
 from jloss.losses.probabilistic import (
     binary_cross_entropy,
     categorical_cross_entropy,
@@ -24,7 +42,22 @@ from jloss.losses.probabilistic import (
     poisson_nll,
     poisson_nll_with_rates,
 )
-from jloss.losses.ranking import ranking_softmax_loss
+from jloss.losses.ranking import (
+    approx_ndcg_loss,
+    approx_t12n,
+    bound_t12n,
+    dcg2_lambdaweight,
+    dcg_lambdaweight,
+    gumbel_t12n,
+    labeldiff_lambdaweight,
+    listmle_loss,
+    pointwise_mse_loss,
+    pointwise_sigmoid_loss,
+    poly1_softmax_ranking_loss,
+    ranking_softmax_loss,
+    segment_t12n,
+    unique_softmax_loss,
+)
 from jloss.losses.regression import (
     absolute_error,
     cosine_distance,
@@ -34,9 +67,17 @@ from jloss.losses.regression import (
     quantile_loss,
     squared_error,
 )
-from jloss.metrics import accuracy
-from jloss.objective import objective
-from jloss.sweep import Sweep, one_device_per_core, sweep
+from jloss.metrics import (
+    accuracy,
+)
+from jloss.objective import (
+    objective,
+)
+from jloss.sweep import (
+    Sweep,
+    one_device_per_core,
+    sweep,
+)
 
 if TYPE_CHECKING:
     from jloss import curvature, landscape, plot
@@ -53,22 +94,30 @@ __all__ = [
     "Sweep",
     "absolute_error",
     "accuracy",
+    "approx_ndcg_loss",
+    "approx_t12n",
     "average",
     "binary_cross_entropy",
+    "bound_t12n",
     "card",
     "categorical_cross_entropy",
     "check",
     "cosine_distance",
     "curvature",
+    "dcg2_lambdaweight",
+    "dcg_lambdaweight",
     "fit",
     "gaussian_nll",
     "generalized_cross_entropy",
+    "gumbel_t12n",
     "hinge_loss",
     "huber_loss",
     "init",
     "kl_divergence",
     "l2_loss",
+    "labeldiff_lambdaweight",
     "landscape",
+    "listmle_loss",
     "log_cosh",
     "mean",
     "multiclass_hinge_loss",
@@ -77,10 +126,14 @@ __all__ = [
     "objective",
     "one_device_per_core",
     "plot",
+    "pointwise_mse_loss",
+    "pointwise_sigmoid_loss",
     "poisson_nll",
     "poisson_nll_with_rates",
+    "poly1_softmax_ranking_loss",
     "quantile_loss",
     "ranking_softmax_loss",
+    "segment_t12n",
     "sigmoid_binary_cross_entropy",
     "sigmoid_focal_loss",
     "softmax_cross_entropy",
@@ -88,6 +141,7 @@ __all__ = [
     "squared_error",
     "step",
     "sweep",
+    "unique_softmax_loss",
 ]
 
 # Rooms that many programs never enter open when they are first asked for.
