@@ -25,6 +25,7 @@ from jloss.losses.regression import (
     quantile_loss,
     squared_error,
 )
+from jloss.losses.sequence import ctc_loss, ctc_loss_with_forward_probs
 from jloss.metrics import accuracy
 from jloss.objective import objective
 from jloss.sweep import Sweep, sweep
@@ -48,6 +49,8 @@ __all__ = [
     "card",
     "check",
     "cosine_distance",
+    "ctc_loss",
+    "ctc_loss_with_forward_probs",
     "fit",
     "hinge_loss",
     "huber_loss",
