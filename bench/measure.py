@@ -53,7 +53,7 @@ def compare(
     at_least: float,
     times: int = RUNS,
 ) -> int:
-    """Prints a line about ours against the peer; 1 if ours is not ``at_least`` so many times as fast."""
+    """Prints a line about ours and the peer; 1 if it is not ``at_least`` as many times as fast."""
     programs = [compiled(function, arguments) for function in (ours, peer)]
     mine, theirs = interleaved([lambda p=p: p.run(*arguments) for p in programs], times)
     ratio = theirs / mine
