@@ -67,6 +67,10 @@ from jloss.losses.regression import (
     quantile_loss,
     squared_error,
 )
+from jloss.losses.sequence import (
+    ctc_loss,
+    ctc_loss_with_forward_probs,
+)
 from jloss.metrics import (
     accuracy,
 )
@@ -103,6 +107,8 @@ __all__ = [
     "categorical_cross_entropy",
     "check",
     "cosine_distance",
+    "ctc_loss",
+    "ctc_loss_with_forward_probs",
     "curvature",
     "dcg2_lambdaweight",
     "dcg_lambdaweight",

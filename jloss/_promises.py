@@ -210,7 +210,7 @@ def empty(card: Card) -> str:
         values = card.unreduced(predictions, targets, where=where)
         return mean(values, where=where if np.shape(where) == values.shape else None)
 
-    hidden = np.zeros(shape if card.values == "element" else shape[:-1], bool)
+    hidden = np.zeros(shape if card.values == "element" else shape[:1], bool)
     for what, arguments in {
         "of no rows": (predictions[:0], targets[:0]),
         "of all masked": (predictions * np.float32(np.nan), targets, hidden),

@@ -192,7 +192,7 @@ def nan_unless_class(loss: str, labels: Array, scores: Array) -> Array:
 
 
 def chain(
-    value: Array, *pairs: tuple[Array, Array | SymbolicZero], axis: int | None = None
+    value: Array, *pairs: tuple[Array, Array | SymbolicZero], axis: Axis = None
 ) -> tuple[Array, Array]:
     """What a `jax.custom_jvp` rule returns: ``value`` and the sum of slope times tangent.
 
