@@ -14,7 +14,17 @@ from jloss.losses.classification import (
 )
 from jloss.losses.divergence import kl_divergence
 from jloss.losses.embedding import ntxent
-from jloss.losses.margin import hinge_loss, multiclass_hinge_loss
+from jloss.losses.margin import (
+    categorical_hinge_loss,
+    hinge_loss,
+    multi_margin_loss,
+    multiclass_hinge_loss,
+    multiclass_perceptron_loss,
+    multilabel_margin_loss,
+    perceptron_loss,
+    soft_margin_loss,
+    squared_hinge_loss,
+)
 from jloss.losses.ranking import ranking_softmax_loss
 from jloss.losses.regression import (
     absolute_error,
@@ -46,6 +56,7 @@ __all__ = [
     "accuracy",
     "average",
     "card",
+    "categorical_hinge_loss",
     "check",
     "cosine_distance",
     "fit",
@@ -57,18 +68,24 @@ __all__ = [
     "landscape",
     "log_cosh",
     "mean",
+    "multi_margin_loss",
     "multiclass_hinge_loss",
+    "multiclass_perceptron_loss",
+    "multilabel_margin_loss",
     "ntxent",
     "objective",
     "one_device_per_core",
+    "perceptron_loss",
     "plot",
     "quantile_loss",
     "ranking_softmax_loss",
     "sigmoid_binary_cross_entropy",
     "sigmoid_focal_loss",
+    "soft_margin_loss",
     "softmax_cross_entropy",
     "softmax_cross_entropy_with_integer_labels",
     "squared_error",
+    "squared_hinge_loss",
     "step",
     "sweep",
 ]

@@ -3,6 +3,8 @@
 Nothing here knows a particular loss. Shapes and dtypes are checked at trace time.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -226,6 +228,23 @@ def product(factor: Array, other: Array) -> Array:
     """``factor * other`` where an exact 0 times infinity is 0, as in 0 log 0."""
     nought = ((factor == 0) & jnp.isinf(other)) | (jnp.isinf(factor) & (other == 0))
     return jnp.where(nought, 0.0, factor) * jnp.where(nought, 0.0, other)
+
+
+def ramp(array: Array) -> Array:
+    """Where positive, itself; the gradient at 0 is 0 (`jnp.maximum` has a half), NaN stays."""
+    return jnp.where(array <= 0, 0.0, array)
+
+
+@jax.custom_jvp
+def softplus(array: Array) -> Array:
+    """``log(1 + exp(array))`` with all digits in both tails, and in those of its derivative."""
+    return jnp.maximum(array, 0.0) + jnp.log1p(jnp.exp(-jnp.abs(array)))
+
+
+@partial(softplus.defjvp, symbolic_zeros=True)
+def _softplus_jvp(primals, tangents):
+    (array,) = primals
+    return chain(softplus(array), (jax.nn.sigmoid(array), tangents[0]))
 
 
 def unit(rows: Array, epsilon: ArrayLike = 0.0) -> tuple[Array, Array]:

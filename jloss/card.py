@@ -104,6 +104,12 @@ CLASS = Domain(
     outside=(-1, -100, 1_000_000),
     drops=True,
 )
+ONE_HOT = Domain(
+    "1 for one class along the axis, else 0",
+    lambda rng, shape: np.eye(shape[-1])[rng.integers(0, max(shape[-1], 1), shape[:-1])],
+    outside=(-1.0, 0.5, math.nan),
+    rows=True,
+)
 GROUP = Domain(
     "an integer that names a group",
     lambda rng, shape: rng.integers(0, 3, shape[:-1]).astype(np.int32),
