@@ -12,8 +12,20 @@ from jloss.losses.classification import (
     softmax_cross_entropy,
     softmax_cross_entropy_with_integer_labels,
 )
-from jloss.losses.divergence import kl_divergence
-from jloss.losses.embedding import ntxent
+from jloss.losses.divergence import (
+    convex_kl_divergence,
+    generalized_kl_divergence,
+    kl_divergence,
+    kl_divergence_with_log_targets,
+)
+from jloss.losses.embedding import (
+    circle_loss,
+    cosine_embedding_loss,
+    hinge_embedding_loss,
+    ntxent,
+    triplet_margin_loss,
+    triplet_margin_with_distance_loss,
+)
 from jloss.losses.margin import (
     categorical_hinge_loss,
     hinge_loss,
@@ -58,12 +70,18 @@ __all__ = [
     "card",
     "categorical_hinge_loss",
     "check",
+    "circle_loss",
+    "convex_kl_divergence",
     "cosine_distance",
+    "cosine_embedding_loss",
     "fit",
+    "generalized_kl_divergence",
+    "hinge_embedding_loss",
     "hinge_loss",
     "huber_loss",
     "init",
     "kl_divergence",
+    "kl_divergence_with_log_targets",
     "l2_loss",
     "landscape",
     "log_cosh",
@@ -88,6 +106,8 @@ __all__ = [
     "squared_hinge_loss",
     "step",
     "sweep",
+    "triplet_margin_loss",
+    "triplet_margin_with_distance_loss",
 ]
 
 # Rooms that many programs never enter open when they are first asked for.

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jloss._exact import UNITS, Case, Sample, cases, cast, draw, evaluate, one, split
+from jloss._exact import UNITS, Case, Sample, cases, cast, draw, evaluate, one, scalars, split
 from jloss._promises import forward_mode, require
 from jloss.card import LOG_PROBABILITIES, PROBABILITIES, PROBABILITY, SIGN, Card
 
@@ -160,7 +160,7 @@ def _best_bound(
     norms: Callable[[Sample], np.ndarray],
     count: int,
 ) -> str:
-    hyper = {name: x[:count] for name, x in _units(card).items() if name in card.hyper}
+    hyper = {name: x[:count] for name, x in _units(card).items() if name in scalars(card)}
     bounds = np.array(
         [card.constant(claim, **{n: float(x[i]) for n, x in hyper.items()}) for i in range(count)]
     )

@@ -268,6 +268,22 @@ def unit(rows: Array, epsilon: ArrayLike = 0.0) -> tuple[Array, Array]:
     return jnp.where(zero & (floor == 0), 0.0, scaled / divisor), lacking[..., 0]
 
 
+def cosine_rows(predictions: Array, targets: Array, epsilon: ArrayLike = 0.0) -> Array:
+    """One minus the cosine of two vectors a row, 1 for a zero vector; ``epsilon`` as in `unit`."""
+    # For unit vectors 1 - cos is half the squared chord, which cancels nothing; beyond a right
+    # angle it is 2 minus half the squared chord to the opposite vector.
+    (predictions, lacking), (targets, lacking_too) = (
+        unit(predictions, epsilon),
+        unit(targets, epsilon),
+    )
+    acute = (predictions * targets).sum(-1) >= 0
+    chord = predictions - jnp.where(acute[..., None], targets, -targets)
+    half = 0.5 * (chord * chord).sum(-1)
+    return jnp.where(
+        acute, half + 0.5 * (lacking + lacking_too), (2.0 - half) - 0.5 * (lacking + lacking_too)
+    )
+
+
 def ratio(part: Array, whole: Array) -> Array:
     """``part / whole``, 0 where part is 0."""
     return jnp.where(part == 0, 0.0, part / jnp.where(part == 0, 1.0, whole))

@@ -132,8 +132,7 @@ def squared_hinge_loss(
     Array([0.25, 9.  , 0.  ], dtype=float32)
     """
     agreement, where = _signed("squared_hinge_loss", predictor_outputs, targets, where)
-    shortfall = ramp(1.0 - agreement)
-    return keep(where, shortfall * shortfall)
+    return keep(where, jnp.square(ramp(1.0 - agreement)))
 
 
 @card(
@@ -247,7 +246,7 @@ def _classes(
     return scores, jnp.where(own, scores, 0.0).sum(-1), rivals, seen
 
 
-def _behind_by(margin: ArrayLike, score: Array, rival: Array) -> Array:
+def _behind_by(margin: float | Array, score: Array, rival: Array) -> Array:
     """What a score lacks of leading its rival by a margin, at least 0."""
     lead, lost = two_difference(rival, score)
     return ramp((margin + lead) + lost)
