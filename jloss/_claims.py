@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jloss._exact import UNITS, Case, Sample, cases, cast, draw, evaluate, one, split
+from jloss._exact import UNITS, Case, Sample, cases, cast, draw, evaluate, one, scalars, split
 from jloss._promises import forward_mode, require
-from jloss.card import LOG_PROBABILITIES, PROBABILITIES, PROBABILITY, Card
+from jloss.card import LOG_PROBABILITIES, PROBABILITIES, PROBABILITY, SIGN, Card
 
 COUNT = 1024
 
@@ -160,7 +160,7 @@ def _best_bound(
     norms: Callable[[Sample], np.ndarray],
     count: int,
 ) -> str:
-    hyper = {name: x[:count] for name, x in _units(card).items() if name in card.hyper}
+    hyper = {name: x[:count] for name, x in _units(card).items() if name in scalars(card)}
     bounds = np.array(
         [card.constant(claim, **{n: float(x[i]) for n, x in hyper.items()}) for i in range(count)]
     )
@@ -396,7 +396,8 @@ def _distribution(card: Card, rng: np.random.Generator) -> tuple[np.ndarray, np.
     if card.targets.drops:
         outcomes = np.arange(unit[-1], dtype=np.int32)
     elif card.elicits == "probability":
-        outcomes = np.eye(unit[-1]) if unit else np.array([0.0, 1.0])
+        signs = card.targets is SIGN
+        outcomes = np.eye(unit[-1]) if unit else np.array([-1.0 if signs else 0.0, 1.0])
     else:
         outcomes = np.unique(card.targets.draw(rng, (9, *unit)), axis=0)
     return outcomes, rng.dirichlet(np.full(len(outcomes), 2.0))

@@ -3,6 +3,8 @@
 Nothing here knows a particular loss. Shapes and dtypes are checked at trace time.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -228,6 +230,23 @@ def product(factor: Array, other: Array) -> Array:
     return jnp.where(nought, 0.0, factor) * jnp.where(nought, 0.0, other)
 
 
+def ramp(array: Array) -> Array:
+    """Where positive, itself; the gradient at 0 is 0 (`jnp.maximum` has a half), NaN stays."""
+    return jnp.where(array <= 0, 0.0, array)
+
+
+@jax.custom_jvp
+def softplus(array: Array) -> Array:
+    """``log(1 + exp(array))`` with all digits in both tails, and in those of its derivative."""
+    return jnp.maximum(array, 0.0) + jnp.log1p(jnp.exp(-jnp.abs(array)))
+
+
+@partial(softplus.defjvp, symbolic_zeros=True)
+def _softplus_jvp(primals, tangents):
+    (array,) = primals
+    return chain(softplus(array), (jax.nn.sigmoid(array), tangents[0]))
+
+
 def unit(rows: Array, epsilon: ArrayLike = 0.0) -> tuple[Array, Array]:
     """Rows over their Euclidean norm, and what their squared norm lacks of 1.
 
@@ -257,6 +276,22 @@ def log_rest(p: Array) -> Array:
 
 
 log_rest.defjvps(lambda tangent, _, p: -tangent / (1.0 - p))
+
+
+def cosine_rows(predictions: Array, targets: Array, epsilon: ArrayLike = 0.0) -> Array:
+    """One minus the cosine of two vectors a row, 1 for a zero vector; ``epsilon`` as in `unit`."""
+    # For unit vectors 1 - cos is half the squared chord, which cancels nothing; beyond a right
+    # angle it is 2 minus half the squared chord to the opposite vector.
+    (predictions, lacking), (targets, lacking_too) = (
+        unit(predictions, epsilon),
+        unit(targets, epsilon),
+    )
+    acute = (predictions * targets).sum(-1) >= 0
+    chord = predictions - jnp.where(acute[..., None], targets, -targets)
+    half = 0.5 * (chord * chord).sum(-1)
+    return jnp.where(
+        acute, half + 0.5 * (lacking + lacking_too), (2.0 - half) - 0.5 * (lacking + lacking_too)
+    )
 
 
 def ratio(part: Array, whole: Array) -> Array:

@@ -30,7 +30,9 @@ class Domain:
     ``draw(rng, shape)`` gives ordinary values for predictions of that shape; ``edges`` are the
     values at which floating point or a definition is tried hardest. A domain of ``rows`` constrains
     the last axis as a whole, so that what it draws has its edges in it; one with ``drops`` has no
-    last axis (one label a row); ``soft`` ones are labels that may lie between the certain ones.
+    last axis (one label a row); ``soft`` ones are labels that may lie between the certain ones. A
+    hyper-parameter of a ``whole`` domain has the shape of the predictions, and not one value for
+    all that one value of the loss stands for.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Domain:
     rows: bool = False
     drops: bool = False
     soft: bool = False
+    whole: bool = False
 
 
 def _simplex(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
@@ -55,6 +58,12 @@ def _log_simplex(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray
     """Rows from nearly uniform to all but certain."""
     logits = rng.normal(size=shape) * 10 ** rng.uniform(-1.0, 2.5, (*shape[:-1], 1))
     return logits - np.logaddexp.reduce(logits, -1, keepdims=True)
+
+
+def _log_targets(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Those of rows of which many are one-hot or have zeros."""
+    with np.errstate(divide="ignore"):
+        return np.log(_simplex(rng, shape))
 
 
 def _probability(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
@@ -74,6 +83,21 @@ LOGIT = Domain(
 )
 LOG_PROBABILITIES = Domain(
     "the logarithms of probabilities along the axis", _log_simplex, rows=True
+)
+COSINE = Domain(
+    "a number in [-1, 1]",
+    lambda rng, shape: rng.uniform(-1.0, 1.0, shape),
+    (0.0, 0.5, -1.0, 1.0),
+    (-1.1, 1.5, math.nan),
+)
+DEGREE = Domain(
+    "a number of at least 1",
+    lambda rng, shape: 1.0 + rng.lognormal(size=shape),
+    (1.0, 2.0, 3.0),
+    (0.5, -2.0, math.nan),
+)
+LOG_TARGETS = Domain(
+    "the logarithms of probabilities along the axis, minus infinity for 0", _log_targets, rows=True
 )
 EMBEDDING = Domain(
     "a vector along the axis", lambda rng, shape: rng.normal(size=shape), (0.0, 1.0, 1e-30, -1e30)
@@ -103,6 +127,12 @@ CLASS = Domain(
     lambda rng, shape: rng.integers(0, max(shape[-1], 1), shape[:-1]).astype(np.int32),
     outside=(-1, -100, 1_000_000),
     drops=True,
+)
+ONE_HOT = Domain(
+    "1 for one class along the axis, else 0",
+    lambda rng, shape: np.eye(shape[-1])[rng.integers(0, max(shape[-1], 1), shape[:-1])],
+    outside=(-1.0, 0.5, math.nan),
+    rows=True,
 )
 GROUP = Domain(
     "an integer that names a group",

@@ -14,6 +14,7 @@ from jloss._safe import (
     Axis,
     axes_of,
     chain,
+    cosine_rows,
     floats,
     hyper,
     keep,
@@ -21,7 +22,6 @@ from jloss._safe import (
     nan_unless,
     same_shape,
     to_rows,
-    unit,
 )
 from jloss.card import EMBEDDING, NONNEGATIVE, REAL, UNIT, card
 
@@ -472,20 +472,5 @@ def cosine_distance(
     epsilon = hyper("cosine_distance", predictions, rows=True, epsilon=epsilon)
     spoilt = nan_unless("cosine_distance", epsilon >= 0, "at least 0", epsilon=epsilon)
     predictions += spoilt[..., None]
-    values = _cosine_distance(predictions, targets, epsilon[..., None])
+    values = cosine_rows(predictions, targets, epsilon[..., None])
     return keep(None if where is None else to_rows(where, axes).any(-1), values)
-
-
-def _cosine_distance(predictions: Array, targets: Array, epsilon: Array) -> Array:
-    # For unit vectors 1 - cos is half the squared chord, which cancels nothing; beyond a right
-    # angle it is 2 minus half the squared chord to the opposite vector.
-    (predictions, lacking), (targets, lacking_too) = (
-        unit(predictions, epsilon),
-        unit(targets, epsilon),
-    )
-    acute = (predictions * targets).sum(-1) >= 0
-    chord = predictions - jnp.where(acute[..., None], targets, -targets)
-    half = 0.5 * (chord * chord).sum(-1)
-    return jnp.where(
-        acute, half + 0.5 * (lacking + lacking_too), (2.0 - half) - 0.5 * (lacking + lacking_too)
-    )
