@@ -47,6 +47,13 @@ from jloss.losses.regression import (
     quantile_loss,
     squared_error,
 )
+from jloss.losses.segmentation import (
+    binary_dice_loss,
+    dice_loss,
+    generalized_dice_loss,
+    multiclass_generalized_dice_loss,
+    tversky_loss,
+)
 from jloss.metrics import accuracy
 from jloss.objective import objective
 from jloss.sweep import Sweep, one_device_per_core, sweep
@@ -67,6 +74,7 @@ __all__ = [
     "absolute_error",
     "accuracy",
     "average",
+    "binary_dice_loss",
     "card",
     "categorical_hinge_loss",
     "check",
@@ -74,7 +82,9 @@ __all__ = [
     "convex_kl_divergence",
     "cosine_distance",
     "cosine_embedding_loss",
+    "dice_loss",
     "fit",
+    "generalized_dice_loss",
     "generalized_kl_divergence",
     "hinge_embedding_loss",
     "hinge_loss",
@@ -87,6 +97,7 @@ __all__ = [
     "log_cosh",
     "mean",
     "multi_margin_loss",
+    "multiclass_generalized_dice_loss",
     "multiclass_hinge_loss",
     "multiclass_perceptron_loss",
     "multilabel_margin_loss",
@@ -108,6 +119,7 @@ __all__ = [
     "sweep",
     "triplet_margin_loss",
     "triplet_margin_with_distance_loss",
+    "tversky_loss",
 ]
 
 # Rooms that many programs never enter open when they are first asked for.
