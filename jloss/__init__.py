@@ -82,6 +82,13 @@ from jloss.losses.regression import (
     quantile_loss,
     squared_error,
 )
+from jloss.losses.segmentation import (
+    binary_dice_loss,
+    dice_loss,
+    generalized_dice_loss,
+    multiclass_generalized_dice_loss,
+    tversky_loss,
+)
 from jloss.losses.sequence import (
     ctc_loss,
     ctc_loss_with_forward_probs,
@@ -117,6 +124,7 @@ __all__ = [
     "approx_t12n",
     "average",
     "binary_cross_entropy",
+    "binary_dice_loss",
     "bound_t12n",
     "card",
     "categorical_cross_entropy",
@@ -131,9 +139,11 @@ __all__ = [
     "curvature",
     "dcg2_lambdaweight",
     "dcg_lambdaweight",
+    "dice_loss",
     "fit",
     "gaussian_nll",
     "generalized_cross_entropy",
+    "generalized_dice_loss",
     "generalized_kl_divergence",
     "gumbel_t12n",
     "hinge_embedding_loss",
@@ -149,6 +159,7 @@ __all__ = [
     "log_cosh",
     "mean",
     "multi_margin_loss",
+    "multiclass_generalized_dice_loss",
     "multiclass_hinge_loss",
     "multiclass_perceptron_loss",
     "multilabel_margin_loss",
@@ -177,6 +188,7 @@ __all__ = [
     "sweep",
     "triplet_margin_loss",
     "triplet_margin_with_distance_loss",
+    "tversky_loss",
     "unique_softmax_loss",
 ]
 
