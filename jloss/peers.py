@@ -165,57 +165,61 @@ _DIFFERENT: dict[str, dict[str, str]] = {
 }
 
 # Further names that a peer has for the same function: classes and abbreviations.
-_OTHER_NAMES: dict[str, list[str]] = {
-    f"torch.nn.functional.{function}": [f"torch.nn.{name}" for name in names.split()]
-    for function, names in {
-        "binary_cross_entropy": "BCELoss",
-        "binary_cross_entropy_with_logits": "BCEWithLogitsLoss",
-        "cosine_embedding_loss": "CosineEmbeddingLoss",
-        "cosine_similarity": "CosineSimilarity",
-        "cross_entropy": "CrossEntropyLoss",
-        "ctc_loss": "CTCLoss",
-        "gaussian_nll_loss": "GaussianNLLLoss",
-        "hinge_embedding_loss": "HingeEmbeddingLoss",
-        "huber_loss": "HuberLoss",
-        "kl_div": "KLDivLoss",
-        "l1_loss": "L1Loss",
-        "linear_cross_entropy": "LinearCrossEntropyLoss",
-        "margin_ranking_loss": "MarginRankingLoss",
-        "mse_loss": "MSELoss",
-        "multi_margin_loss": "MultiMarginLoss",
-        "multilabel_margin_loss": "MultiLabelMarginLoss",
-        "multilabel_soft_margin_loss": "MultiLabelSoftMarginLoss",
-        "nll_loss": "NLLLoss NLLLoss2d",
-        "poisson_nll_loss": "PoissonNLLLoss",
-        "smooth_l1_loss": "SmoothL1Loss",
-        "soft_margin_loss": "SoftMarginLoss",
-        "triplet_margin_loss": "TripletMarginLoss",
-        "triplet_margin_with_distance_loss": "TripletMarginWithDistanceLoss",
-    }.items()
-} | {
-    f"keras.losses.{function}": [f"keras.losses.{name}"]
-    for function, name in {
-        "binary_crossentropy": "BinaryCrossentropy",
-        "binary_focal_crossentropy": "BinaryFocalCrossentropy",
-        "categorical_crossentropy": "CategoricalCrossentropy",
-        "categorical_focal_crossentropy": "CategoricalFocalCrossentropy",
-        "categorical_generalized_cross_entropy": "CategoricalGeneralizedCrossEntropy",
-        "categorical_hinge": "CategoricalHinge",
-        "circle": "Circle",
-        "cosine_similarity": "CosineSimilarity",
-        "ctc": "CTC",
-        "dice": "Dice",
-        "hinge": "Hinge",
-        "huber": "Huber",
-        "kl_divergence": "KLDivergence",
-        "log_cosh": "LogCosh",
-        "mean_absolute_error": "MeanAbsoluteError",
-        "mean_absolute_percentage_error": "MeanAbsolutePercentageError",
-        "mean_squared_error": "MeanSquaredError",
-        "mean_squared_logarithmic_error": "MeanSquaredLogarithmicError",
-        "poisson": "Poisson",
-        "sparse_categorical_crossentropy": "SparseCategoricalCrossentropy",
-        "squared_hinge": "SquaredHinge",
-        "tversky": "Tversky",
-    }.items()
-}
+_OTHER_NAMES: dict[str, list[str]] = (
+    {
+        f"torch.nn.functional.{function}": [f"torch.nn.{name}" for name in names.split()]
+        for function, names in {
+            "binary_cross_entropy": "BCELoss",
+            "binary_cross_entropy_with_logits": "BCEWithLogitsLoss",
+            "cosine_embedding_loss": "CosineEmbeddingLoss",
+            "cosine_similarity": "CosineSimilarity",
+            "cross_entropy": "CrossEntropyLoss",
+            "ctc_loss": "CTCLoss",
+            "gaussian_nll_loss": "GaussianNLLLoss",
+            "hinge_embedding_loss": "HingeEmbeddingLoss",
+            "huber_loss": "HuberLoss",
+            "kl_div": "KLDivLoss",
+            "l1_loss": "L1Loss",
+            "linear_cross_entropy": "LinearCrossEntropyLoss",
+            "margin_ranking_loss": "MarginRankingLoss",
+            "mse_loss": "MSELoss",
+            "multi_margin_loss": "MultiMarginLoss",
+            "multilabel_margin_loss": "MultiLabelMarginLoss",
+            "multilabel_soft_margin_loss": "MultiLabelSoftMarginLoss",
+            "nll_loss": "NLLLoss NLLLoss2d",
+            "poisson_nll_loss": "PoissonNLLLoss",
+            "smooth_l1_loss": "SmoothL1Loss",
+            "soft_margin_loss": "SoftMarginLoss",
+            "triplet_margin_loss": "TripletMarginLoss",
+            "triplet_margin_with_distance_loss": "TripletMarginWithDistanceLoss",
+        }.items()
+    }
+    | {
+        f"keras.losses.{function}": [f"keras.losses.{name}"]
+        for function, name in {
+            "binary_crossentropy": "BinaryCrossentropy",
+            "binary_focal_crossentropy": "BinaryFocalCrossentropy",
+            "categorical_crossentropy": "CategoricalCrossentropy",
+            "categorical_focal_crossentropy": "CategoricalFocalCrossentropy",
+            "categorical_generalized_cross_entropy": "CategoricalGeneralizedCrossEntropy",
+            "categorical_hinge": "CategoricalHinge",
+            "circle": "Circle",
+            "cosine_similarity": "CosineSimilarity",
+            "ctc": "CTC",
+            "dice": "Dice",
+            "hinge": "Hinge",
+            "huber": "Huber",
+            "kl_divergence": "KLDivergence",
+            "log_cosh": "LogCosh",
+            "mean_absolute_error": "MeanAbsoluteError",
+            "mean_absolute_percentage_error": "MeanAbsolutePercentageError",
+            "mean_squared_error": "MeanSquaredError",
+            "mean_squared_logarithmic_error": "MeanSquaredLogarithmicError",
+            "poisson": "Poisson",
+            "sparse_categorical_crossentropy": "SparseCategoricalCrossentropy",
+            "squared_hinge": "SquaredHinge",
+            "tversky": "Tversky",
+        }.items()
+    }
+    | {"optax.losses.generalized_kl_divergence": ["optax.losses.convex_kl_divergence"]}
+)
