@@ -83,14 +83,14 @@ def test_triplets_of_any_degree_are_those_of_torch(degree, swap):
 
 
 @pytest.mark.parametrize(
-    ("degree", "positive", "optaxs", "wanted"),
+    ("degree", "difference", "optaxs", "wanted"),
     [(1, [1.0, -2.0, 3.0], 2.0, 6.0), (3, [1.0, -3.0, 2.0], np.nan, 36 ** (1 / 3))],
 )
-def test_triplets_of_odd_degree_are_right_where_optax_is_not(degree, positive, optaxs, wanted):
-    anchors = jnp.zeros((1, 3))
+def test_triplets_of_odd_degree_are_right_where_optax_is_not(degree, difference, optaxs, wanted):
+    anchors, positives = jnp.array([difference]), jnp.zeros((1, 3))
     got, theirs = (
         library.triplet_margin_loss(
-            anchors, jnp.array([positive]), anchors, norm_degree=degree, margin=0.0, eps=0.0
+            anchors, positives, anchors, norm_degree=degree, margin=0.0, eps=0.0
         )
         for library in (jloss, optax.losses)
     )
