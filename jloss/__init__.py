@@ -3,9 +3,20 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from jloss.average import Average, average, mean
-from jloss.card import CARDS, Card, Domain, card
-from jloss.check import check
+from jloss.average import (
+    Average,
+    average,
+    mean,
+)
+from jloss.card import (
+    CARDS,
+    Card,
+    Domain,
+    card,
+)
+from jloss.check import (
+    check,
+)
 from jloss.losses.classification import (
     sigmoid_binary_cross_entropy,
     sigmoid_focal_loss,
@@ -37,7 +48,31 @@ from jloss.losses.margin import (
     soft_margin_loss,
     squared_hinge_loss,
 )
-from jloss.losses.ranking import ranking_softmax_loss
+from jloss.losses.probabilistic import (
+    binary_cross_entropy,
+    categorical_cross_entropy,
+    gaussian_nll,
+    generalized_cross_entropy,
+    nll_loss,
+    poisson_nll,
+    poisson_nll_with_rates,
+)
+from jloss.losses.ranking import (
+    approx_ndcg_loss,
+    approx_t12n,
+    bound_t12n,
+    dcg2_lambdaweight,
+    dcg_lambdaweight,
+    gumbel_t12n,
+    labeldiff_lambdaweight,
+    listmle_loss,
+    pointwise_mse_loss,
+    pointwise_sigmoid_loss,
+    poly1_softmax_ranking_loss,
+    ranking_softmax_loss,
+    segment_t12n,
+    unique_softmax_loss,
+)
 from jloss.losses.regression import (
     absolute_error,
     cosine_distance,
@@ -54,12 +89,24 @@ from jloss.losses.segmentation import (
     multiclass_generalized_dice_loss,
     tversky_loss,
 )
-from jloss.metrics import accuracy
-from jloss.objective import objective
-from jloss.sweep import Sweep, one_device_per_core, sweep
+from jloss.losses.sequence import (
+    ctc_loss,
+    ctc_loss_with_forward_probs,
+)
+from jloss.metrics import (
+    accuracy,
+)
+from jloss.objective import (
+    objective,
+)
+from jloss.sweep import (
+    Sweep,
+    one_device_per_core,
+    sweep,
+)
 
 if TYPE_CHECKING:
-    from jloss import landscape, plot
+    from jloss import curvature, landscape, plot
     from jloss.train import State, fit, init, step
 
 __version__ = "0.1.0"
@@ -73,19 +120,32 @@ __all__ = [
     "Sweep",
     "absolute_error",
     "accuracy",
+    "approx_ndcg_loss",
+    "approx_t12n",
     "average",
+    "binary_cross_entropy",
     "binary_dice_loss",
+    "bound_t12n",
     "card",
+    "categorical_cross_entropy",
     "categorical_hinge_loss",
     "check",
     "circle_loss",
     "convex_kl_divergence",
     "cosine_distance",
     "cosine_embedding_loss",
+    "ctc_loss",
+    "ctc_loss_with_forward_probs",
+    "curvature",
+    "dcg2_lambdaweight",
+    "dcg_lambdaweight",
     "dice_loss",
     "fit",
+    "gaussian_nll",
+    "generalized_cross_entropy",
     "generalized_dice_loss",
     "generalized_kl_divergence",
+    "gumbel_t12n",
     "hinge_embedding_loss",
     "hinge_loss",
     "huber_loss",
@@ -93,7 +153,9 @@ __all__ = [
     "kl_divergence",
     "kl_divergence_with_log_targets",
     "l2_loss",
+    "labeldiff_lambdaweight",
     "landscape",
+    "listmle_loss",
     "log_cosh",
     "mean",
     "multi_margin_loss",
@@ -101,13 +163,20 @@ __all__ = [
     "multiclass_hinge_loss",
     "multiclass_perceptron_loss",
     "multilabel_margin_loss",
+    "nll_loss",
     "ntxent",
     "objective",
     "one_device_per_core",
     "perceptron_loss",
     "plot",
+    "pointwise_mse_loss",
+    "pointwise_sigmoid_loss",
+    "poisson_nll",
+    "poisson_nll_with_rates",
+    "poly1_softmax_ranking_loss",
     "quantile_loss",
     "ranking_softmax_loss",
+    "segment_t12n",
     "sigmoid_binary_cross_entropy",
     "sigmoid_focal_loss",
     "soft_margin_loss",
@@ -120,10 +189,11 @@ __all__ = [
     "triplet_margin_loss",
     "triplet_margin_with_distance_loss",
     "tversky_loss",
+    "unique_softmax_loss",
 ]
 
 # Rooms that many programs never enter open when they are first asked for.
-_LATER = {"landscape": "landscape", "plot": "plot"} | dict.fromkeys(
+_LATER = {room: room for room in ("curvature", "landscape", "plot")} | dict.fromkeys(
     ("State", "fit", "init", "step"), "train"
 )
 

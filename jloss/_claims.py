@@ -255,8 +255,10 @@ def _found_jumps(card: Card) -> tuple[np.ndarray, np.ndarray]:
         slopes = [np.where(chosen, slopes[0], slope), np.where(chosen, slope, slopes[1])]
     size = 1e-6 * (1e-3 + np.maximum(*(np.abs(s).max(-1) for s in slopes)))
     # A slope that only rises steeply changes a thousand times less over a thousandth of the way;
-    # an end that never moved may be a steeper place than any segment can resolve.
-    return ends[0], (changes[-1] > size) & (changes[-1] > 0.5 * changes[-11]) & moved.all(0)
+    # an end that never moved, or a segment of a few roundings, may be too steep to be resolved.
+    width, far = (np.abs(x).reshape(COUNT, -1).max(-1) for x in (ends[1] - ends[0], ends[0]))
+    resolved = moved.all(0) & (width > 8 * np.finfo(float).eps * far)
+    return ends[0], (changes[-1] > size) & (changes[-1] > 0.5 * changes[-11]) & resolved
 
 
 # Extremes ----------------------------------------------------------------------------------------
@@ -357,7 +359,9 @@ def _permute(card: Card, sample: Sample, wanted: np.ndarray, rng: np.random.Gene
 
 
 def _differ(a: np.ndarray, b: np.ndarray, size: Any = 0.0) -> np.ndarray:
-    return ~(np.abs(a - b) <= 1e-12 * (np.abs(a) + np.abs(b) + size**2 + size + 1e-3))
+    with np.errstate(invalid="ignore"):  # infinity less itself
+        near = np.abs(a - b) <= 1e-12 * (np.abs(a) + np.abs(b) + size**2 + size + 1e-3)
+    return ~(near | (a == b))
 
 
 # What it elicits ---------------------------------------------------------------------------------

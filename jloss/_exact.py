@@ -20,9 +20,15 @@ from jloss.card import Card, Domain
 
 Sample = dict[str, np.ndarray]
 
-UNITS = {"element": [()], "example": [(4,), (1,)], "list": [(4,), (1,)], "batch": [(5, 3), (2, 1)]}
+UNITS = {
+    "element": [()],
+    "example": [(4,), (1,)],
+    "list": [(4,), (1,)],
+    "sequence": [(4, 3), (1, 2)],
+    "batch": [(5, 3), (2, 1)],
+}
 FAR = 80  # infinity is taken as the limit, at ten to this power
-COUNTS = {(): 240, (4,): 64, (1,): 16, (5, 3): 24, (2, 1): 8}
+COUNTS = {(): 240, (4,): 64, (1,): 16, (4, 3): 48, (1, 2): 16, (5, 3): 24, (2, 1): 8}
 
 
 # Inputs ------------------------------------------------------------------------------------------
@@ -238,6 +244,8 @@ def _rounded(card: Card, unit: Sample) -> Sample:
 
 
 def _floors(card: Card, unit: Sample) -> dict[str, Any]:
+    if card.scale == "unit":
+        return dict.fromkeys(("value", *unit), 1.0)
     hyper = {name: float(x) for name, x in unit.items() if name in scalars(card)}
     inputs = _row_size(unit["predictions"])
     scale = inputs if card.scale == "input" else card.constant("scale", **hyper)

@@ -194,7 +194,7 @@ def nan_unless_class(loss: str, labels: Array, scores: Array) -> Array:
 
 
 def chain(
-    value: Array, *pairs: tuple[Array, Array | SymbolicZero], axis: int | None = None
+    value: Array, *pairs: tuple[Array, Array | SymbolicZero], axis: Axis = None
 ) -> tuple[Array, Array]:
     """What a `jax.custom_jvp` rule returns: ``value`` and the sum of slope times tangent.
 
@@ -266,6 +266,16 @@ def unit(rows: Array, epsilon: ArrayLike = 0.0) -> tuple[Array, Array]:
     divisor = jnp.where(short, jnp.where(floor > 0, floor, 1.0), norm)
     lacking = jnp.where(short, 1.0 - squared / divisor / divisor, 0.0)
     return jnp.where(zero & (floor == 0), 0.0, scaled / divisor), lacking[..., 0]
+
+
+@jax.custom_jvp
+def log_rest(p: Array) -> Array:
+    """``log(1 - p)``; XLA's log1p loses a hundred roundings of it in float64 (Kahan 1979)."""
+    rest = 1.0 - p
+    return jnp.where(rest == 1.0, -p, jnp.log(rest) * (p / jnp.where(rest == 1.0, 1.0, 1.0 - rest)))
+
+
+log_rest.defjvps(lambda tangent, _, p: -tangent / (1.0 - p))
 
 
 def cosine_rows(predictions: Array, targets: Array, epsilon: ArrayLike = 0.0) -> Array:

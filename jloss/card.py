@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-Values = Literal["element", "example", "list", "batch"]
+Values = Literal["element", "example", "list", "sequence", "batch"]
 Elicits = Literal["mean", "median", "quantile", "probability", "mode"]
 Invariance = Literal["shift", "scale", "translation", "permutation"]
 Constant = float | Callable[..., float]
@@ -202,20 +202,21 @@ class Card:
       name: the loss's name.
       loss: the function itself.
       family: the module it stands in, as ``"regression"``.
-      values: what one value stands for: an element, an example (a row), a list of items to rank, or
-        the whole batch.
+      values: what one value stands for: an element, an example (a row), a list of items to rank, a
+        sequence (of frames, which are rows), or the whole batch.
       predictions: the domain of the first argument.
       targets: the domain of the second.
       hyper: domains of the hyper-parameters that are traced.
       exact: ``exact(m, predictions, targets, **hyper)``, the formula as the source states it, for
         one value: on numbers, on lists of numbers for an example or a list, on a list of lists for
-        a batch. ``m`` is mpmath, where exp, log and the like come from.
+        a sequence or a batch. ``m`` is mpmath, where exp, log and the like come from.
       source: author, year, title.
       also: the same loss elsewhere: peer to its name there.
       ulp: how many units of ``eps * |exact|`` value and gradient may be off.
       scale: what these units count of where it is larger than the exact value: a constant, or a
         function of the hyper-parameters, or ``"input"``, the largest magnitude in the row of
-        predictions. Losses of a residual count from the residual as floating point rounds it.
+        predictions, or ``"unit"``, 1 for value and gradient alike, as suits logarithms of sums of
+        probabilities. Losses of a residual count from the residual as floating point rounds it.
       minimum: the smallest value there is. One of 0 claims also that no value is negative.
       minimizer: predictions at which the minimum is taken, a function of ``targets`` and those
         hyper-parameters that it names.
@@ -247,7 +248,7 @@ class Card:
     hyper: Mapping[str, Domain] = field(default_factory=dict)
     also: Mapping[str, str] = field(default_factory=dict)
     ulp: int = 4
-    scale: Constant | Literal["input"] = 0.0
+    scale: Constant | Literal["input", "unit"] = 0.0
     minimum: float | None = None
     minimizer: Callable[..., Any] | None = None
     maximum: float | None = None

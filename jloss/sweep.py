@@ -573,7 +573,7 @@ def _bar(shown: bool, points: _Points, batches: _Batches) -> Iterator[Callable[[
         yield lambda done: None
         return
     total = points.size * batches.count if batches.count else None
-    with optional("tqdm", "train").tqdm(total=total, unit="point") as bar:
+    with optional("tqdm", "sweep").tqdm(total=total, unit="point") as bar:
         yield bar.update
 
 

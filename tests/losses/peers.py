@@ -1,0 +1,34 @@
+"""What the parity tests share: values and gradients of ours and of a torch program."""
+
+import jax
+import numpy as np
+import pytest
+
+
+def ours(loss, predictions, *rest):
+    """The values, and the gradient of their sum for the predictions."""
+
+    def total(predictions):
+        values = loss(predictions, *rest)
+        return values.sum(), values
+
+    gradient, values = jax.jit(jax.grad(total, has_aux=True))(predictions)
+    return np.asarray(values), np.asarray(gradient)
+
+
+def torchs(loss, predictions, *rest):
+    """The same of a function of tensors, in float64."""
+    torch = pytest.importorskip("torch")
+    leaf = torch.tensor(np.asarray(predictions, np.float64), requires_grad=True)
+    others = [
+        torch.tensor(x.astype(np.float64) if x.dtype == np.float32 else x.astype(np.int64))
+        for x in map(np.asarray, rest)
+    ]
+    values = loss(leaf, *others)
+    values.sum().backward()
+    return values.detach().numpy(), leaf.grad.numpy()
+
+
+def assert_same(got, wanted, rtol=2e-6, atol=1e-6):
+    for mine, theirs in zip(got, wanted, strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=rtol, atol=atol)
