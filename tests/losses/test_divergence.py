@@ -11,10 +11,10 @@ from peers import assert_same, ours, torchs
 import jloss
 
 RNG = np.random.default_rng(0)
-LOG_P = np.log(RNG.dirichlet(np.ones(5), 6))
-T = RNG.dirichlet(np.ones(5), 6)
-AMOUNTS = RNG.lognormal(size=(6, 5))
-SPARSE = np.where(RNG.random((6, 5)) < 0.4, 0.0, AMOUNTS)
+LOG_P = np.float32(np.log(RNG.dirichlet(np.ones(5), 6)))
+T = np.float32(RNG.dirichlet(np.ones(5), 6))
+AMOUNTS = np.float32(RNG.lognormal(size=(6, 5)))
+SPARSE = np.where(RNG.random((6, 5)) < 0.4, np.float32(0.0), AMOUNTS)
 ONE_HOT = jnp.array([[0.0, -jnp.inf, -jnp.inf]])
 
 

@@ -10,9 +10,10 @@ from peers import assert_same, ours, torchs
 import jloss
 
 RNG = np.random.default_rng(0)
-SCORES = np.concatenate([RNG.normal(scale=2, size=(6, 5)), np.zeros((1, 5)), [[1, 0, 1, 0, 2.0]]])
+SCORES = np.float32(RNG.normal(scale=2, size=(8, 5)))
+SCORES[6], SCORES[7] = 0.0, [1.0, 0.0, 1.0, 0.0, 2.0]  # ties
 LABELS = RNG.integers(0, 5, 8)
-SIGNS = RNG.choice([-1.0, 1.0], (8, 5))
+SIGNS = np.float32(RNG.choice([-1.0, 1.0], (8, 5)))
 
 
 def test_squared_hinge_is_that_of_keras():
@@ -47,12 +48,12 @@ def test_soft_margin_is_finite_far_on_the_wrong_side_where_torch_is_not():
     torch = pytest.importorskip("torch")
     far = torch.tensor([-200.0])
     assert torch.nn.functional.soft_margin_loss(far, torch.ones(1)).isinf()
-    value, gradient = ours(jloss.soft_margin_loss, [-200.0], jnp.ones(1))
+    value, gradient = ours(jloss.soft_margin_loss, jnp.array([-200.0]), jnp.ones(1))
     assert value == 200 and gradient == -1
 
 
 def test_soft_margin_keeps_its_digits_far_on_the_right_side():
-    value, gradient = ours(jloss.soft_margin_loss, [40.0], jnp.ones(1))
+    value, gradient = ours(jloss.soft_margin_loss, jnp.array([40.0]), jnp.ones(1))
     np.testing.assert_allclose(value, np.exp(-40.0), rtol=1e-6)
     np.testing.assert_allclose(gradient, -np.exp(-40.0), rtol=1e-6)
 
@@ -103,7 +104,7 @@ def test_categorical_hinge_has_the_gradient_of_its_formula():
         others = ((1 - labels) * scores).max(-1).values
         return (1 + others - (labels * scores).sum(-1)).clamp(min=0)
 
-    one_hot = np.eye(5)[LABELS[:6]]
+    one_hot = np.eye(5, dtype=np.float32)[LABELS[:6]]
     assert_same(
         ours(jloss.categorical_hinge_loss, SCORES[:6], one_hot),
         torchs(formula, SCORES[:6], one_hot),
@@ -127,7 +128,7 @@ def test_multi_margin_is_that_of_torch(p, margin):
 
 def test_class_weights_are_factors_as_in_torch():
     torch = pytest.importorskip("torch")
-    weights = np.array([0.5, 1.0, 2.0, 3.0, 0.25])
+    weights = np.float32([0.5, 1.0, 2.0, 3.0, 0.25])
     wanted = torch.nn.functional.multi_margin_loss(
         torch.tensor(SCORES), torch.tensor(LABELS), p=2, weight=torch.tensor(weights)
     )
