@@ -154,11 +154,17 @@ NONNEGATIVE = Domain(
     (0.0, 0.5, 1.0, 5.0),
     (-1.0, math.nan),
 )
-AT_LEAST_MINUS_ONE = Domain(
-    "a number of at least -1",
+ABOVE_MINUS_ONE = Domain(
+    "a number above -1",
     lambda rng, shape: rng.lognormal(sigma=2.0, size=shape) - 1.0,
-    (0.0, 1.0, -0.5, 1e-6, -1e-4, 1e4, 1e30),
-    (-1.5, math.nan),
+    (0.0, 1.0, -0.5, 1e-6, -1e-4, 1e-30, 17.0, 1e4, 1e30),
+    (-1.5, -1.0, math.nan),
+)
+NONZERO = Domain(
+    "any number but 0",
+    lambda rng, shape: rng.normal(scale=3.0, size=shape),
+    (1.0, -1.0, 1e-30, -1e-6, 0.5, -17.0, 89.0, 1e30, -1e30),
+    (0.0, math.nan),
 )
 COEFFICIENT = Domain(
     "any number; claims are for those of at least -1",

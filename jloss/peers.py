@@ -161,6 +161,16 @@ _DIFFERENT: dict[str, dict[str, str]] = {
     "keras.losses.cosine_similarity": {
         "sign": "negative there, so that it is to be minimised; here take cosine_distance for that"
     },
+    "keras.losses.mean_absolute_percentage_error": {
+        "zeros": "targets raised to 1e-7 there; NaN here: where=targets != 0"
+    },
+    "keras.losses.mean_squared_logarithmic_error": {
+        "clamping": "at 1e-7 there; none here, above -1"
+    },
+    "sklearn.metrics.mean_absolute_percentage_error": {
+        "unit": "a fraction there, percent here",
+        "zeros": "targets raised to 2e-16 there; NaN here: where=targets != 0",
+    },
     "sklearn.metrics.mean_squared_error": {"axis": "outputs are averaged as well there"},
 }
 
