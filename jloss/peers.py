@@ -158,6 +158,13 @@ _DIFFERENT: dict[str, dict[str, str]] = {
     "keras.losses.kl_divergence": {
         "input": "log-probabilities here, probabilities clamped at 1e-7 there: jnp.log(y_pred)"
     },
+    "keras.losses.tversky": {
+        "weights": "alpha is of what is missed there, of what is wrongly seen here: interchange "
+        "alpha and beta"
+    },
+    "torch.nn.functional.multilabel_margin_loss": {
+        "labels": "indices that -1 ends there; a 0 or 1 for each class here"
+    },
     "keras.losses.cosine_similarity": {
         "sign": "negative there, so that it is to be minimised; here take cosine_distance for that"
     },
