@@ -90,7 +90,7 @@ def differences(found: Likeness) -> dict[str, str]:
         "arguments": _order(library, found.card),
         "input": _input(found),
         "reduction": _reduction(library, found.card),
-        "axis": "the last in both" if _parameter(found.card, "axis") else "none",
+        "axis": _axis(found.card),
     }
     first_name = next((n for n, others in _OTHER_NAMES.items() if found.peer in others), found.peer)
     return said | _DIFFERENT.get(first_name, {})
@@ -110,6 +110,13 @@ def _order(library: str, card: Card) -> str:
 def _input(found: Likeness) -> str:
     first = found.card.arguments[0].replace("_", " ")
     return f"{first} here; there with {found.given}" if found.given else f"{first} in both"
+
+
+def _axis(card: Card) -> str:
+    axis = _parameter(card, "axis")
+    if axis is None:
+        return "none"
+    return "all in both" if axis.default is None else "the last in both"
 
 
 def _reduction(library: str, card: Card) -> str:
