@@ -210,7 +210,7 @@ def empty(card: Card) -> str:
         values = card.unreduced(predictions, targets, where=where)
         return mean(values, where=where if np.shape(where) == values.shape else None)
 
-    hidden = np.zeros(shape if card.values == "element" else shape[:-1], bool)
+    hidden = np.zeros(shape if card.values == "element" else shape[:1], bool)
     for what, arguments in {
         "of no rows": (predictions[:0], targets[:0]),
         "of all masked": (predictions * np.float32(np.nan), targets, hidden),
@@ -219,7 +219,7 @@ def empty(card: Card) -> str:
         require(value == 0, f"the average {what} is {value} and not 0")
         require(not np.asarray(gradient).any(), f"the gradient {what} is {gradient} and not 0")
     single = jax.jit(average)(predictions[:1], targets[:1])
-    require(np.isfinite(single), "a single row gives no number")
+    require(not np.isnan(single), "a single row gives no number")
     return "0"
 
 
@@ -435,7 +435,9 @@ def derivatives(card: Card) -> str:
         "forward and reverse over reverse differ": _differ(forward, reverse, 1e-11, hessian),
     }.items():
         _require_none(wrong, smooth, case, what)
-    smooth[len(smooth) // 5 :] = False  # the first are ordinary points, where differences serve
+    # The first are ordinary points, where differences serve, if they stay in the domain.
+    smooth[len(smooth) // 5 :] = False
+    smooth &= np.isfinite(differences).all(-1)
     what = "the Hessian is not the change of the gradient"
     _require_none(_differ(forward, differences, 1e-5, hessian), smooth, case, what)
     return "Hessian and third"

@@ -107,3 +107,82 @@ def test_a_mask_hides_what_is_not_finite_from_value_and_gradient():
         )(predictions)
         assert np.isfinite(gradient).all()
         assert not gradient[1:3].any() and gradient[0] > 0
+
+
+# Smooth L1, percentages, logarithms and cosines
+
+
+@pytest.mark.parametrize("beta", [0.3, 1.0, 5.0])
+def test_smooth_l1_loss_and_its_gradient_are_those_of_torch(beta):
+    peer = functional().smooth_l1_loss
+    theirs = torchs(lambda p, t: peer(p, t, beta=beta, reduction="none"), P, T)
+    assert_same(ours(lambda p, t: jloss.smooth_l1_loss(p, t, beta=beta), P, T), theirs)
+
+
+def test_smooth_l1_loss_without_beta_is_the_absolute_error_with_a_derivative_for_beta():
+    residual = jnp.array([0.0, 1e-30, 1e-3, -2.0])
+
+    def loss(residual, beta):
+        return jloss.smooth_l1_loss(residual, jnp.zeros(4), beta=beta).sum()
+
+    at_zero = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(residual, 0.0)
+    np.testing.assert_allclose(at_zero[0], np.abs(residual).sum(), rtol=1e-7)
+    np.testing.assert_array_equal(at_zero[1][0], np.sign(residual))
+    assert at_zero[1][1] == -1.5  # minus a half for each residual beyond
+
+
+def test_the_percentage_error_is_that_of_keras_and_a_hundred_times_that_of_sklearn():
+    got = jloss.mean_absolute_percentage_error(P, T)
+    keras = pytest.importorskip("keras").losses.mean_absolute_percentage_error
+    np.testing.assert_allclose(got.mean(-1), np.asarray(keras(T, P)), rtol=2e-6)
+    sklearn = pytest.importorskip("sklearn.metrics").mean_absolute_percentage_error
+    np.testing.assert_allclose(jloss.mean(got), 100 * sklearn(T.ravel(), P.ravel()), rtol=2e-6)
+
+
+def test_a_target_of_zero_has_no_percentage_where_keras_drowns_the_mean():
+    predictions, targets = jnp.array([1.0, 2.0]), jnp.array([0.0, 4.0])
+    keras = pytest.importorskip("keras").losses.mean_absolute_percentage_error
+    assert np.asarray(keras(np.asarray(targets), np.asarray(predictions))) > 1e8
+    values = jloss.mean_absolute_percentage_error(predictions, targets)
+    np.testing.assert_array_equal(values, [np.nan, 50.0])
+    where = targets != 0
+    values = jloss.mean_absolute_percentage_error(predictions, targets, where=where)
+    assert jloss.mean(values, where=where) == 50
+
+
+def test_squared_log_error_is_that_of_keras_and_sklearn():
+    predictions, targets = np.abs(P), np.abs(T)
+    got = jloss.squared_log_error(predictions, targets)
+    keras = pytest.importorskip("keras").losses.mean_squared_logarithmic_error
+    np.testing.assert_allclose(got.mean(-1), np.asarray(keras(targets, predictions)), rtol=1e-5)
+    sklearn = pytest.importorskip("sklearn.metrics").mean_squared_log_error
+    np.testing.assert_allclose(jloss.mean(got), sklearn(targets, predictions), rtol=1e-6)
+
+
+def test_squared_log_error_keeps_the_digits_that_keras_loses_for_equal_sizes():
+    prediction, target = np.float32(1e6), np.float32(1e6 + 1)
+    exact = (mpmath.log1p(float(prediction)) - mpmath.log1p(float(target))) ** 2
+    keras = pytest.importorskip("keras").losses.mean_squared_logarithmic_error
+    theirs = np.asarray(keras(np.array([target]), np.array([prediction])))
+    got = jloss.squared_log_error(jnp.array([prediction]), jnp.array([target]))
+    assert abs(float(got[0]) / exact - 1) < 1e-6
+    assert abs(theirs / float(exact) - 1) > 0.01
+
+
+def test_cosine_similarity_and_its_gradient_are_those_of_torch_and_optax():
+    theirs = torchs(lambda p, t: functional().cosine_similarity(p, t, dim=-1), P, T)
+    assert_same(ours(jloss.cosine_similarity, P, T), theirs)
+    optax = pytest.importorskip("optax").losses
+    where = rng.random((6, 5)) < 0.8
+    for how in ({"axis": 0}, {"epsilon": 4.0}, {"where": where}, {"axis": None}):
+        wanted = optax.cosine_similarity(P, T, **how)
+        np.testing.assert_allclose(jloss.cosine_similarity(P, T, **how), wanted, atol=3e-7)
+
+
+def test_cosine_similarity_of_a_zero_vector_is_zero_with_a_zero_gradient():
+    def similarity(p):
+        return jloss.cosine_similarity(p, jnp.array([1.0, 2.0]))
+
+    value, gradient = jax.value_and_grad(similarity)(jnp.zeros(2))
+    assert value == 0
+    np.testing.assert_array_equal(gradient, [0, 0])
