@@ -248,7 +248,7 @@ def _floors(card: Card, unit: Sample) -> dict[str, Any]:
         return dict.fromkeys(("value", *unit), 1.0)
     hyper = {name: float(x) for name, x in unit.items() if name in scalars(card)}
     inputs = _row_size(unit["predictions"])
-    scale = inputs if card.scale == "input" else card.constant("scale", **hyper)
+    scale = inputs if card.scale == "input" else card.constant("scale", inputs=inputs, **hyper)
     result = {"value": np.max(scale, initial=0.0)}
     for name, x in split(unit)[0].items():
         size = _row_size(x)

@@ -221,8 +221,9 @@ class Card:
       ulp: how many units of ``eps * |exact|`` value and gradient may be off.
       scale: what these units count of where it is larger than the exact value: a constant, or a
         function of the hyper-parameters, or ``"input"``, the largest magnitude in the row of
-        predictions, or ``"unit"``, 1 for value and gradient alike, as suits logarithms of sums of
-        probabilities. Losses of a residual count from the residual as floating point rounds it.
+        predictions (``inputs`` in such a function), or ``"unit"``, 1 for value and gradient alike,
+        as suits logarithms of sums of probabilities. Losses of a residual count from the residual
+        as floating point rounds it.
       minimum: the smallest value there is. One of 0 claims also that no value is negative.
       minimizer: predictions at which the minimum is taken, a function of ``targets`` and those
         hyper-parameters that it names.

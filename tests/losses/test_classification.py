@@ -1,6 +1,7 @@
 """Classification losses against torch, keras, scikit-learn, optax and mpmath."""
 
 import inspect
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -147,3 +148,333 @@ def test_a_mask_hides_a_label_that_is_none():
     values, gradient = ours(lambda x, y: cross_entropy(x, y, where=where), LOGITS, labels)
     assert values[2] == 0 and not gradient[2].any()
     np.testing.assert_array_equal(values[where], cross_entropy(LOGITS, LABELS)[where])
+
+
+# Options of the cross-entropies
+
+OPTIONS = dict(label_smoothing=0.1, z_loss=0.01, softcap=3.0)
+
+
+def integer_and_dense(**options):
+    """Values and gradients of the two forms for the same labels."""
+    one_hot = np.eye(5, dtype=np.float32)[LABELS]
+    return (
+        ours(lambda x, y: cross_entropy(x, y, **options), LOGITS, LABELS),
+        ours(lambda x, y: jloss.softmax_cross_entropy(x, y, **options), LOGITS, one_hot),
+    )
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+def test_label_smoothing_is_that_of_torch(smoothing):
+    def smoothed(x, y):
+        return functional().cross_entropy(x, y, reduction="none", label_smoothing=smoothing)
+
+    integer, dense = integer_and_dense(label_smoothing=smoothing)
+    assert_same(integer, torchs(smoothed, LOGITS, LABELS))
+    assert_same(dense, torchs(smoothed, LOGITS, LABELS))
+    soft = ours(
+        lambda x, y: jloss.softmax_cross_entropy(x, y, label_smoothing=smoothing), LOGITS, SOFT
+    )
+    assert_same(soft, torchs(smoothed, LOGITS, SOFT))
+
+
+def test_label_smoothing_is_that_of_keras_and_of_smooth_labels():
+    losses = pytest.importorskip("keras").losses
+    wanted = losses.categorical_crossentropy(SOFT, LOGITS, from_logits=True, label_smoothing=0.1)
+    got = jloss.softmax_cross_entropy(LOGITS, SOFT, label_smoothing=0.1)
+    np.testing.assert_allclose(got, np.asarray(wanted), rtol=1e-5)
+    smoothed = jloss.softmax_cross_entropy(LOGITS, jloss.smooth_labels(SOFT, 0.1))
+    np.testing.assert_allclose(got, smoothed, rtol=1e-6)
+
+
+def test_all_options_together_are_the_formula_in_torch():
+    def formula(x, y):
+        capped = OPTIONS["softcap"] * (x / OPTIONS["softcap"]).tanh()
+        entropy = functional().cross_entropy(
+            capped, y, reduction="none", label_smoothing=OPTIONS["label_smoothing"]
+        )
+        return entropy + OPTIONS["z_loss"] * capped.logsumexp(-1) ** 2
+
+    for got in integer_and_dense(**OPTIONS):
+        assert_same(got, torchs(formula, LOGITS, LABELS))
+
+
+@pytest.mark.parametrize("name", ["label_smoothing", "z_loss", "softcap"])
+def test_an_option_at_its_limit_is_as_if_not_given(name):
+    """Traced; and the digits of a model that is right are kept."""
+    limit = jnp.float32(np.inf if name == "softcap" else 0.0)
+    logits, label = jnp.array([17.0, 0.0, -jnp.inf]), jnp.array(0)
+    with_option = jax.jit(jax.value_and_grad(lambda x, o: cross_entropy(x, label, **{name: o})))
+    without = jax.value_and_grad(lambda x: cross_entropy(x, label))(logits)
+    for got, wanted in zip(with_option(logits, limit), without, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=2e-7)
+
+
+@pytest.mark.parametrize("name", list(OPTIONS))
+def test_options_are_traced_and_differentiable(name):
+    def total(option):
+        return cross_entropy(LOGITS, LABELS, **{name: option}).sum()
+
+    with jax.enable_x64(True):
+        logits = LOGITS.astype(np.float64)
+
+        def exact(option):
+            return cross_entropy(logits, LABELS, **{name: option}).sum()
+
+        difference = (exact(OPTIONS[name] + 1e-6) - exact(OPTIONS[name] - 1e-6)) / 2e-6
+    got = jax.jit(jax.grad(total))(OPTIONS[name])
+    np.testing.assert_allclose(got, difference, rtol=1e-4)
+    each = jax.vmap(total)(jnp.array([0.25, 0.5]))
+    np.testing.assert_allclose(each, [total(0.25), total(0.5)], rtol=1e-6)
+
+
+def test_classes_left_out_have_no_share_of_a_smoothed_label():
+    where = np.ones(LOGITS.shape, bool)
+    where[:, -1] = False
+    dirty = np.where(where, LOGITS, np.nan).astype(np.float32)
+    labels = np.minimum(LABELS, 3)
+    got = ours(lambda x, y: cross_entropy(x, y, where=where, **OPTIONS), dirty, labels)
+    wanted = ours(lambda x, y: cross_entropy(x, y, **OPTIONS), LOGITS[:, :-1], labels)
+    np.testing.assert_allclose(got[0], wanted[0], rtol=1e-6)
+    np.testing.assert_allclose(got[1][:, :-1], wanted[1], rtol=1e-5, atol=1e-7)
+    assert not got[1][:, -1].any()
+
+
+def test_an_option_may_differ_between_examples():
+    smoothing = np.linspace(0, 0.5, 6).astype(np.float32)
+    got = cross_entropy(LOGITS, LABELS, label_smoothing=smoothing)
+    for place in (0, 5):
+        alone = cross_entropy(LOGITS[place], LABELS[place], label_smoothing=smoothing[place])
+        np.testing.assert_allclose(got[place], alone, rtol=1e-6)
+
+
+@pytest.mark.parametrize("labels", [BINARY, SOFT], ids=["certain", "soft"])
+def test_pos_weight_is_that_of_torch(labels):
+    weight = np.array([0.0, 0.5, 1.0, 2.0, 30.0], np.float32)
+
+    def theirs(x, y):
+        tensor = pytest.importorskip("torch").tensor(weight.astype(float))
+        return functional().binary_cross_entropy_with_logits(
+            x, y, pos_weight=tensor, reduction="none"
+        )
+
+    def weighed(x, y):
+        return jloss.sigmoid_binary_cross_entropy(x, y, pos_weight=weight)
+
+    assert_same(ours(weighed, LOGITS, labels), torchs(theirs, LOGITS, labels))
+
+
+# What is stored between value and gradient
+
+
+@pytest.mark.parametrize(
+    ("name", "arrays"),
+    [
+        ("softmax_cross_entropy_with_integer_labels", 0),
+        ("squared_error", 0),
+        ("log_cosh", 0),
+        ("huber_loss", 1),
+        ("sigmoid_binary_cross_entropy", 1),
+        ("sigmoid_focal_loss", 3),
+    ],
+)
+def test_value_and_gradient_store_no_more_than_stated(name, arrays):
+    """In arrays of the size of the predictions; optax stores up to eight."""
+    shape = (512, 1000)
+    predictions = jax.ShapeDtypeStruct(shape, jnp.float32)
+    targets = jax.ShapeDtypeStruct(shape[:1], jnp.int32) if "integer" in name else predictions
+    both = jax.value_and_grad(lambda p, t: getattr(jloss, name)(p, t).mean())
+    compiled = jax.jit(both).lower(predictions, targets).compile()
+    stored = compiled.memory_analysis().temp_size_in_bytes / (4 * shape[0] * shape[1])
+    assert stored < arrays + 0.05
+
+
+# Further losses of optax and keras
+
+
+def test_a_safe_cross_entropy_is_right_in_forward_mode_at_minus_infinity():
+    """optax's rule multiplies the labels' zero change by the infinite logarithm: NaN."""
+    logits, labels = jnp.array([1.0, 2.0, -jnp.inf]), jnp.array([0.25, 0.75, 0.0])
+    change = jnp.array([1.0, 0.0, 0.0])
+
+    def along(loss):
+        return jax.jvp(lambda x: loss(x, labels), (logits,), (change,))[1]
+
+    wanted = jax.nn.softmax(logits[:2])[0] - 0.25
+    np.testing.assert_allclose(along(jloss.safe_softmax_cross_entropy), wanted, rtol=1e-6)
+    np.testing.assert_allclose(along(jloss.softmax_cross_entropy), wanted, rtol=1e-6)
+    gradient = jax.jacfwd(jloss.safe_softmax_cross_entropy)(logits, labels)
+    np.testing.assert_allclose(gradient, jax.nn.softmax(logits) - labels, rtol=1e-6, atol=1e-7)
+
+
+def test_a_class_that_is_ruled_out_but_was_the_label_costs_infinity():
+    logits = jnp.array([0.0, -jnp.inf])
+    assert jloss.safe_softmax_cross_entropy(logits, jnp.array([0.5, 0.5])) == jnp.inf
+
+
+@pytest.mark.parametrize("axis", [-1, 0, (0, 1)])
+def test_smooth_labels_are_those_of_optax(axis):
+    labels = np.eye(5, dtype=np.float32)[LABELS]
+    got = jloss.smooth_labels(labels, 0.3, axis=axis)
+    if axis == (0, 1):
+        np.testing.assert_allclose(got, 0.7 * labels + 0.3 / labels.size, rtol=1e-6)
+    else:
+        np.testing.assert_allclose(got, optax.smooth_labels(labels, 0.3, axis=axis), rtol=1e-6)
+
+
+def test_smooth_labels_with_a_mask_are_those_of_optax_where_they_count():
+    labels = np.eye(5, dtype=np.float32)[LABELS]
+    where = np.arange(5) < np.maximum(LABELS, 2)[:, None] + 1
+    got = np.asarray(jloss.smooth_labels(labels, 0.3, where=where))
+    wanted = np.asarray(optax.smooth_labels(labels, 0.3, where=where))
+    np.testing.assert_allclose(got[where], wanted[where], rtol=1e-6)
+    np.testing.assert_allclose(got.sum(-1), 1, rtol=1e-6)
+    assert not got[~where].any()
+
+
+@pytest.mark.parametrize("epsilon", [-1.0, 0.0, 2.0])
+@pytest.mark.parametrize("labels", [np.eye(5, dtype=np.float32)[LABELS], SOFT], ids=["one", "soft"])
+def test_the_poly_loss_is_the_formula_in_torch_and_optax(labels, epsilon):
+    def formula(x, y):
+        p = x.softmax(-1)
+        return (y * (epsilon * (1 - p) - p.log())).sum(-1)
+
+    def poly(x, y):
+        return jloss.poly_loss_cross_entropy(x, y, epsilon=epsilon)
+
+    assert_same(ours(poly, LOGITS, labels), torchs(formula, LOGITS, labels), rtol=1e-5)
+    theirs = optax.losses.poly_loss_cross_entropy(LOGITS, labels, epsilon=epsilon)
+    np.testing.assert_allclose(poly(LOGITS, labels), theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_the_poly_loss_without_its_linear_part_keeps_its_digits():
+    """With epsilon -1 it is (1 - p)² / 2 + (1 - p)³ / 3 + …, the difference of two equal terms."""
+    logits, labels = jnp.array([8.0, 0.0]), jnp.array([1.0, 0.0])
+    missing = 1 / (1 + mpmath.exp(8))
+    exact = -mpmath.log(1 - missing) - missing
+    got = jloss.poly_loss_cross_entropy(logits, labels, epsilon=-1.0)
+    np.testing.assert_allclose(got, float(exact), rtol=1e-6)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0, 5.0])
+def test_the_softmax_focal_loss_is_the_formula_in_torch(gamma):
+    def formula(x, y):
+        p = x.softmax(-1)
+        return (y * -((1 - p) ** gamma) * p.log()).sum(-1)
+
+    def focal(x, y):
+        return jloss.softmax_focal_loss(x, y, gamma=gamma)
+
+    assert_same(ours(focal, LOGITS, SOFT), torchs(formula, LOGITS, SOFT), rtol=1e-5)
+
+
+def test_the_softmax_focal_loss_is_that_of_keras():
+    losses = pytest.importorskip("keras").losses
+    wanted = losses.categorical_focal_crossentropy(SOFT, LOGITS, alpha=0.25, from_logits=True)
+    got = 0.25 * jloss.softmax_focal_loss(LOGITS, SOFT)
+    np.testing.assert_allclose(got, np.asarray(wanted), rtol=1e-4)
+
+
+def test_the_softmax_focal_loss_of_two_classes_is_the_sigmoid_one():
+    logits = np.stack([LOGITS[0], np.zeros(5, np.float32)], -1)
+    labels = np.stack([BINARY[0], 1 - BINARY[0]], -1)
+    got = jloss.softmax_focal_loss(logits, labels)
+    np.testing.assert_allclose(got, jloss.sigmoid_focal_loss(LOGITS[0], BINARY[0]), rtol=1e-5)
+
+
+# Sparse probabilities
+
+
+def project(scores):
+    """The nearest point of the simplex, by trying every support, in float64."""
+    best, nearest = np.inf, None
+    for support in itertools.product([False, True], repeat=len(scores)):
+        chosen = np.array(support)
+        if not chosen.any():
+            continue
+        point = np.where(chosen, scores - (scores[chosen].sum() - 1) / chosen.sum(), 0.0)
+        distance = ((point - scores) ** 2).sum()
+        if (point >= 0).all() and distance < best:
+            best, nearest = distance, point
+    return nearest
+
+
+def test_the_sparsemax_loss_is_its_definition_by_brute_force():
+    scores = (LOGITS / 4).astype(np.float64)
+    points = np.stack([project(row) for row in scores])
+    own = np.eye(5)[LABELS]
+    wanted = ((points - own) * scores).sum(-1) + 0.5 - 0.5 * (points**2).sum(-1)
+    got = ours(jloss.multiclass_sparsemax_loss, LOGITS / 4, LABELS)
+    assert_same(got, (wanted, points - own))
+
+
+def test_the_sparsemax_loss_is_0_exactly_from_a_lead_of_1_on():
+    scores = jnp.array([[1.0, 0.0, -3.0], [1e4, 2.0, 9e3]])
+    values, gradient = ours(jloss.multiclass_sparsemax_loss, scores, jnp.array([0, 0]))
+    assert not values.any() and not gradient.any()
+
+
+def test_the_sparsemax_loss_keeps_its_digits_when_the_class_all_but_leads():
+    scores = jnp.array([1.0, 1e-4], jnp.float32)
+    value, gradient = jax.value_and_grad(jloss.multiclass_sparsemax_loss)(scores, jnp.array(0))
+    gap = float(scores[1])
+    np.testing.assert_allclose(value, gap**2 / 4, rtol=1e-6)
+    np.testing.assert_allclose(gradient, [-gap / 2, gap / 2], rtol=1e-6)
+
+
+@pytest.mark.parametrize("label", [-1, 5, -100])
+def test_the_sparsemax_loss_of_a_label_that_is_none_is_nan(label):
+    """In optax -1 is the last class and 5 as well."""
+    labels = jnp.asarray(LABELS).at[2].set(label)
+    values, gradient = ours(jloss.multiclass_sparsemax_loss, LOGITS, labels)
+    assert np.isnan(values[2]) and np.isnan(gradient[2]).all()
+    assert np.isfinite(np.delete(values, 2)).all() and np.isfinite(np.delete(gradient, 2, 0)).all()
+
+
+def test_the_binary_sparsemax_loss_is_that_of_two_classes():
+    logits = np.linspace(-2.5, 2.5, 21).astype(np.float32)
+    labels = (np.arange(21) % 2).astype(np.int32)
+    rows = np.stack([np.zeros_like(logits), logits], -1)
+    got = jloss.sparsemax_loss(logits, labels)
+    wanted = jloss.multiclass_sparsemax_loss(rows, labels)
+    np.testing.assert_allclose(got, wanted, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(got, optax.losses.sparsemax_loss(logits, labels), rtol=1e-6)
+
+
+def test_a_binary_sparsemax_label_that_is_none_is_nan():
+    """In optax whatever is not 0 is a yes."""
+    assert np.isnan(jloss.sparsemax_loss(jnp.array([1.0]), jnp.array([-1]))).all()
+
+
+# Fenchel-Young losses
+
+
+def test_a_fenchel_young_loss_of_log_sum_exp_is_the_cross_entropy():
+    loss = jloss.make_fenchel_young_loss(jax.nn.logsumexp)
+    one_hot = np.eye(5, dtype=np.float32)[LABELS]
+    for labels in (one_hot, SOFT):
+        assert_same(ours(loss, LOGITS, labels), ours(jloss.softmax_cross_entropy, LOGITS, labels))
+    theirs = optax.losses.make_fenchel_young_loss(jax.nn.logsumexp)
+    assert_same(ours(loss, LOGITS, SOFT), ours(theirs, LOGITS, SOFT))
+
+
+def test_a_fenchel_young_loss_passes_arguments_on():
+    def max_fun(scores, temperature, power=1):
+        return temperature * jax.nn.logsumexp(scores / temperature) ** power
+
+    loss = jloss.make_fenchel_young_loss(max_fun)
+    got = loss(LOGITS, SOFT, 2.0, power=1)
+    wanted = 2 * jloss.softmax_cross_entropy(LOGITS / 2, SOFT)
+    np.testing.assert_allclose(got, wanted, rtol=1e-5)
+
+
+def test_a_fenchel_young_loss_of_a_projection_is_the_sparsemax_loss():
+    def half_norm(scores):
+        point = optax.projections.projection_simplex(scores)
+        return scores @ point - 0.5 * point @ point
+
+    loss = jloss.make_fenchel_young_loss(half_norm)
+    one_hot = np.eye(5, dtype=np.float32)[LABELS]
+    got = loss(LOGITS, one_hot) + 0.5
+    wanted = jloss.multiclass_sparsemax_loss(LOGITS, LABELS)
+    np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=2e-6)
