@@ -119,7 +119,7 @@ layouts = st.builds(
 
 
 @every_decomposing_card
-@settings(max_examples=8, deadline=None, derandomize=True, database=None)
+@settings(max_examples=6, deadline=None, derandomize=True, database=None)
 @given(layout=layouts)
 def test_a_loss_of_any_shape_is_the_loss_of_its_rows(card, layout):
     """The value at each place is that of its own row alone, whatever the shape, dtype and mask."""
@@ -147,7 +147,9 @@ def test_a_loss_of_any_shape_is_the_loss_of_its_rows(card, layout):
     values, by_rows = both(predictions, targets)
     assert values.shape == layout.leading
     assert values.dtype == jnp.float32
-    assert np.array_equal(values.ravel(), by_rows)
+    spacing = 2 * card.ulp * np.finfo(np.float32).eps
+    size = np.maximum(1.0, np.abs(np.nan_to_num(by_rows, posinf=0.0)).max(initial=0.0))
+    assert np.allclose(values.ravel(), by_rows, rtol=spacing, atol=spacing * size, equal_nan=True)
     if flags is not None:
         shown = flags if flags.ndim == 1 else flags.any(-1)
         assert not np.asarray(by_rows)[~shown].any()
