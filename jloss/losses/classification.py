@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -442,10 +443,11 @@ _NO_OPTIONS = dict(label_smoothing=0.0, z_loss=0.0, softcap=math.inf)
 
 
 def _options_scale(inputs, label_smoothing, z_loss, softcap):
-    """Without options nothing cancels; with them the differences of logits do."""
+    """Without options nothing cancels; with them differences of (capped) logits do."""
     if label_smoothing is None and z_loss is None and softcap is None:
         return 0.0
-    return inputs * (1 + (z_loss or 0)) * (1 + (softcap or 0))
+    capped = 0 if softcap is None else np.minimum(softcap, inputs)
+    return (1 + inputs) * (1 + (z_loss or 0)) * (1 + capped)
 
 
 @card(
@@ -701,7 +703,7 @@ def _with_smooth_labels(smooth: Callable[..., Array]) -> Callable[..., Array]:
     source="Szegedy et al. (2016), Rethinking the inception architecture for computer vision, CVPR",
     also=dict(optax="losses.smooth_labels"),
     ulp=4,
-    scale=lambda inputs: inputs,
+    scale=lambda inputs: 1 + inputs,
     convex=True,
     kinks=False,
     invariant=("shift", "permutation"),
