@@ -18,6 +18,7 @@ from jloss.check import (
     check,
 )
 from jloss.losses.classification import (
+    multilabel_soft_margin_loss,
     sigmoid_binary_cross_entropy,
     sigmoid_focal_loss,
     softmax_cross_entropy,
@@ -36,6 +37,13 @@ from jloss.losses.embedding import (
     ntxent,
     triplet_margin_loss,
     triplet_margin_with_distance_loss,
+)
+from jloss.losses.linear import (
+    AdaptiveSoftmax,
+    adaptive_log_softmax,
+    adaptive_softmax_cross_entropy,
+    adaptive_softmax_init,
+    linear_softmax_cross_entropy,
 )
 from jloss.losses.margin import (
     categorical_hinge_loss,
@@ -110,6 +118,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CARDS",
+    "AdaptiveSoftmax",
     "Average",
     "Card",
     "Domain",
@@ -117,6 +126,9 @@ __all__ = [
     "Sweep",
     "absolute_error",
     "accuracy",
+    "adaptive_log_softmax",
+    "adaptive_softmax_cross_entropy",
+    "adaptive_softmax_init",
     "approx_ndcg_loss",
     "approx_t12n",
     "average",
@@ -150,6 +162,7 @@ __all__ = [
     "l2_loss",
     "labeldiff_lambdaweight",
     "landscape",
+    "linear_softmax_cross_entropy",
     "listmle_loss",
     "log_cosh",
     "mean",
@@ -158,6 +171,7 @@ __all__ = [
     "multiclass_hinge_loss",
     "multiclass_perceptron_loss",
     "multilabel_margin_loss",
+    "multilabel_soft_margin_loss",
     "nll_loss",
     "ntxent",
     "objective",

@@ -76,7 +76,7 @@ def class_indices(loss: str, labels: ArrayLike, axes: tuple[int, ...], **scores:
     if labels.shape != shape:
         raise ValueError(
             f"{loss}: labels {labels.shape} must have the shape {shape}, that of {name} "
-            f"{classes.shape} without the class axis.{cure}"
+            f"{classes.shape} without the {'last' if name == 'features' else 'class'} axis.{cure}"
         )
     return labels
 

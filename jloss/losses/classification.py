@@ -412,3 +412,68 @@ def softmax_cross_entropy_with_integer_labels(
     labels = keep(seen, labels)
     spoilt = nan_unless_class(loss, labels, rows)
     return keep(seen, integer_cross_entropy(rows, labels, spoilt))
+
+
+# Several classes out of many ---------------------------------------------------------------------
+
+
+@card(
+    values="example",
+    predictions=LOGIT,
+    targets=PROBABILITY,
+    exact=lambda m, logits, labels: (
+        m.fsum(
+            (label and label * m.log1p(m.exp(-logit)))
+            + (label != 1 and (1 - label) * m.log1p(m.exp(logit)))
+            for logit, label in zip(logits, labels, strict=True)
+        )
+        / len(logits)
+    ),
+    source="Zhang & Zhou (2006), Multilabel neural networks with applications to functional "
+    "genomics and text categorization, IEEE TKDE 18(10); Cox (1958)",
+    also=dict(torch="nn.functional.multilabel_soft_margin_loss"),
+    ulp=4,
+    minimum=0.0,
+    convex=True,
+    kinks=False,
+    invariant=("permutation",),
+)
+def multilabel_soft_margin_loss(
+    logits: ArrayLike, labels: ArrayLike, *, axis: Axis = -1, where: ArrayLike | None = None
+) -> Array:
+    r"""Cross-entropy of several classes out of many: the mean of a yes-or-no answer for each.
+
+    .. math:: L(x, y) = \frac1C \sum_c y_c \log(1 + e^{-x_c}) + (1 - y_c) \log(1 + e^{x_c})
+
+    Args:
+      logits: log-odds of a yes for each class along ``axis``; infinities are allowed.
+      labels: the same shape; 0, 1 or a probability between, NaN for the example otherwise.
+      axis: the axis, or axes, of the classes.
+      where: boolean mask of what counts: of the shape of the result, or of the rank of the logits,
+        which leaves classes out of the mean.
+
+    Returns:
+      The shape of ``logits`` without ``axis``, in float32 or float64.
+
+    Raises:
+      ValueError: shapes differ, or ``axis`` names no axis.
+      TypeError: logits are not floating, or ``where`` is not boolean.
+
+    It is the mean over ``axis`` of `sigmoid_binary_cross_entropy`: prefer that where the weight of
+    an example should grow with its number of classes that count, or where classes have weights.
+    Source: Zhang & Zhou (2006), Cox (1958).
+
+    >>> jloss.multilabel_soft_margin_loss(jnp.array([[0.0, 17.0]]), jnp.array([[1.0, 1.0]]))
+    Array([0.34657362], dtype=float32)
+    """
+    loss = "multilabel_soft_margin_loss"
+    logits, labels = floats(loss, logits=logits, labels=labels)
+    same_shape(loss, logits=logits, labels=labels)
+    axes = axes_of(loss, axis, logits.ndim)
+    where = mask(loss, where, logits.shape, axes)
+    logits, labels = (to_rows(keep(where, x), axes) for x in (logits, labels))
+    where = None if where is None else to_rows(where, axes)
+    spoilt = nan_unless(loss, (labels >= 0) & (labels <= 1), "in [0, 1]", labels=labels)
+    values = keep(where, _binary_cross_entropy(logits + spoilt.sum(-1, keepdims=True), labels))
+    count = logits.shape[-1] if where is None else where.sum(-1)
+    return values.sum(-1) / jnp.maximum(count, 1)
