@@ -13,9 +13,9 @@ from jax.typing import ArrayLike
 
 from jloss._safe import (
     Axis,
-    axes_of,
     chain,
     class_indices,
+    class_rows,
     floats,
     hyper,
     keep,
@@ -272,19 +272,6 @@ def _certainty_jvp(primals, tangents):
 # One class out of several ------------------------------------------------------------------------
 
 
-def _class_rows(
-    loss: str, logits: Array, axis: Axis, where: ArrayLike | None
-) -> tuple[Array, tuple[int, ...], Array | None]:
-    """Logits by rows, hidden classes at minus infinity and hidden examples at 0; axes; mask."""
-    axes = axes_of(loss, axis, logits.ndim)
-    where = mask(loss, where, logits.shape, axes)
-    rows = to_rows(logits, axes)
-    if where is None:
-        return rows, axes, None
-    where = to_rows(where, axes)
-    return keep(where, rows, jnp.where(where.any(-1, keepdims=True), -jnp.inf, 0.0)), axes, where
-
-
 @card(
     values="example",
     predictions=LOGIT,
@@ -342,7 +329,7 @@ def softmax_cross_entropy(
     loss = "softmax_cross_entropy"
     logits, labels = floats(loss, logits=logits, labels=labels)
     same_shape(loss, logits=logits, labels=labels)
-    rows, axes, where = _class_rows(loss, logits, axis, where)
+    rows, axes, where = class_rows(loss, logits, axis, where, hidden=-jnp.inf)
     labels = keep(where, to_rows(labels, axes))
     labels += nan_unless(loss, labels >= 0, "at least 0", labels=labels)
     return keep(None if where is None else where.any(-1), cross_entropy(rows, labels))
@@ -406,7 +393,7 @@ def softmax_cross_entropy_with_integer_labels(
     """
     loss = "softmax_cross_entropy_with_integer_labels"
     (logits,) = floats(loss, logits=logits)
-    rows, axes, where = _class_rows(loss, logits, axis, where)
+    rows, axes, where = class_rows(loss, logits, axis, where, hidden=-jnp.inf)
     labels = class_indices(loss, labels, axes, logits=logits)
     seen = None if where is None else where.any(-1)
     labels = keep(seen, labels)
@@ -469,10 +456,8 @@ def multilabel_soft_margin_loss(
     loss = "multilabel_soft_margin_loss"
     logits, labels = floats(loss, logits=logits, labels=labels)
     same_shape(loss, logits=logits, labels=labels)
-    axes = axes_of(loss, axis, logits.ndim)
-    where = mask(loss, where, logits.shape, axes)
-    logits, labels = (to_rows(keep(where, x), axes) for x in (logits, labels))
-    where = None if where is None else to_rows(where, axes)
+    logits, axes, where = class_rows(loss, logits, axis, where, hidden=0.0)
+    labels = keep(where, to_rows(labels, axes))
     spoilt = nan_unless(loss, (labels >= 0) & (labels <= 1), "in [0, 1]", labels=labels)
     values = keep(where, _binary_cross_entropy(logits + spoilt.sum(-1, keepdims=True), labels))
     count = logits.shape[-1] if where is None else where.sum(-1)

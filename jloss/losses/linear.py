@@ -147,10 +147,10 @@ def linear_softmax_cross_entropy(
       TypeError: features are not floating, labels not integers, or ``where`` not boolean.
 
     Logits are computed for some rows at a time, and once more for the gradient: a third more
-    arithmetic than with stored logits, and memory for D + V numbers a row less. Prefer
-    it where logits are larger than the weights, that is for more rows than features. Products are
-    as exact as `jax.default_matmul_precision` says. torch has this under ``options``, without
-    forward mode and Hessians.
+    arithmetic than with stored logits, and temporary memory of about twice the weights instead of
+    rows times classes. Prefer it where there are many more rows than features. Products are as
+    exact as `jax.default_matmul_precision` says. torch has this under ``options``, without forward
+    mode and Hessians.
     Source: Wijmans et al. (2024).
 
     >>> features = jnp.array([[1.0, 0.0], [0.0, 2.0]])
