@@ -94,6 +94,13 @@ from jloss.losses.regression import (
     squared_error,
     squared_log_error,
 )
+from jloss.losses.segmentation import (
+    binary_dice_loss,
+    dice_loss,
+    generalized_dice_loss,
+    multiclass_generalized_dice_loss,
+    tversky_loss,
+)
 from jloss.losses.sequence import (
     ctc_loss,
     ctc_loss_with_forward_probs,
@@ -133,6 +140,7 @@ __all__ = [
     "approx_t12n",
     "average",
     "binary_cross_entropy",
+    "binary_dice_loss",
     "bound_t12n",
     "card",
     "categorical_cross_entropy",
@@ -148,9 +156,11 @@ __all__ = [
     "curvature",
     "dcg2_lambdaweight",
     "dcg_lambdaweight",
+    "dice_loss",
     "fit",
     "gaussian_nll",
     "generalized_cross_entropy",
+    "generalized_dice_loss",
     "generalized_kl_divergence",
     "gumbel_t12n",
     "hinge_embedding_loss",
@@ -168,6 +178,7 @@ __all__ = [
     "mean",
     "mean_absolute_percentage_error",
     "multi_margin_loss",
+    "multiclass_generalized_dice_loss",
     "multiclass_hinge_loss",
     "multiclass_perceptron_loss",
     "multilabel_margin_loss",
@@ -199,6 +210,7 @@ __all__ = [
     "sweep",
     "triplet_margin_loss",
     "triplet_margin_with_distance_loss",
+    "tversky_loss",
     "unique_softmax_loss",
 ]
 

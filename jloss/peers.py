@@ -90,7 +90,7 @@ def differences(found: Likeness) -> dict[str, str]:
         "arguments": _order(library, found.card),
         "input": _input(found),
         "reduction": _reduction(library, found.card),
-        "axis": "the last in both" if _parameter(found.card, "axis") else "none",
+        "axis": _axis(found.card),
     }
     first_name = next((n for n, others in _OTHER_NAMES.items() if found.peer in others), found.peer)
     return said | _DIFFERENT.get(first_name, {})
@@ -110,6 +110,13 @@ def _order(library: str, card: Card) -> str:
 def _input(found: Likeness) -> str:
     first = found.card.arguments[0].replace("_", " ")
     return f"{first} here; there with {found.given}" if found.given else f"{first} in both"
+
+
+def _axis(card: Card) -> str:
+    axis = _parameter(card, "axis")
+    if axis is None:
+        return "none"
+    return "all in both" if axis.default is None else "the last in both"
 
 
 def _reduction(library: str, card: Card) -> str:
@@ -170,6 +177,13 @@ _DIFFERENT: dict[str, dict[str, str]] = {
     "keras.losses.kl_divergence": {
         "input": "log-probabilities here, probabilities clamped at 1e-7 there: jnp.log(y_pred)"
     },
+    "keras.losses.tversky": {
+        "weights": "alpha is of what is missed there, of what is wrongly seen here: interchange "
+        "alpha and beta"
+    },
+    "torch.nn.functional.multilabel_margin_loss": {
+        "labels": "indices that -1 ends there; a 0 or 1 for each class here"
+    },
     "keras.losses.cosine_similarity": {
         "sign": "negative there, so that it is to be minimised; here take cosine_distance for that"
     },
@@ -187,57 +201,61 @@ _DIFFERENT: dict[str, dict[str, str]] = {
 }
 
 # Further names that a peer has for the same function: classes and abbreviations.
-_OTHER_NAMES: dict[str, list[str]] = {
-    f"torch.nn.functional.{function}": [f"torch.nn.{name}" for name in names.split()]
-    for function, names in {
-        "binary_cross_entropy": "BCELoss",
-        "binary_cross_entropy_with_logits": "BCEWithLogitsLoss",
-        "cosine_embedding_loss": "CosineEmbeddingLoss",
-        "cosine_similarity": "CosineSimilarity",
-        "cross_entropy": "CrossEntropyLoss",
-        "ctc_loss": "CTCLoss",
-        "gaussian_nll_loss": "GaussianNLLLoss",
-        "hinge_embedding_loss": "HingeEmbeddingLoss",
-        "huber_loss": "HuberLoss",
-        "kl_div": "KLDivLoss",
-        "l1_loss": "L1Loss",
-        "linear_cross_entropy": "LinearCrossEntropyLoss",
-        "margin_ranking_loss": "MarginRankingLoss",
-        "mse_loss": "MSELoss",
-        "multi_margin_loss": "MultiMarginLoss",
-        "multilabel_margin_loss": "MultiLabelMarginLoss",
-        "multilabel_soft_margin_loss": "MultiLabelSoftMarginLoss",
-        "nll_loss": "NLLLoss NLLLoss2d",
-        "poisson_nll_loss": "PoissonNLLLoss",
-        "smooth_l1_loss": "SmoothL1Loss",
-        "soft_margin_loss": "SoftMarginLoss",
-        "triplet_margin_loss": "TripletMarginLoss",
-        "triplet_margin_with_distance_loss": "TripletMarginWithDistanceLoss",
-    }.items()
-} | {
-    f"keras.losses.{function}": [f"keras.losses.{name}"]
-    for function, name in {
-        "binary_crossentropy": "BinaryCrossentropy",
-        "binary_focal_crossentropy": "BinaryFocalCrossentropy",
-        "categorical_crossentropy": "CategoricalCrossentropy",
-        "categorical_focal_crossentropy": "CategoricalFocalCrossentropy",
-        "categorical_generalized_cross_entropy": "CategoricalGeneralizedCrossEntropy",
-        "categorical_hinge": "CategoricalHinge",
-        "circle": "Circle",
-        "cosine_similarity": "CosineSimilarity",
-        "ctc": "CTC",
-        "dice": "Dice",
-        "hinge": "Hinge",
-        "huber": "Huber",
-        "kl_divergence": "KLDivergence",
-        "log_cosh": "LogCosh",
-        "mean_absolute_error": "MeanAbsoluteError",
-        "mean_absolute_percentage_error": "MeanAbsolutePercentageError",
-        "mean_squared_error": "MeanSquaredError",
-        "mean_squared_logarithmic_error": "MeanSquaredLogarithmicError",
-        "poisson": "Poisson",
-        "sparse_categorical_crossentropy": "SparseCategoricalCrossentropy",
-        "squared_hinge": "SquaredHinge",
-        "tversky": "Tversky",
-    }.items()
-}
+_OTHER_NAMES: dict[str, list[str]] = (
+    {
+        f"torch.nn.functional.{function}": [f"torch.nn.{name}" for name in names.split()]
+        for function, names in {
+            "binary_cross_entropy": "BCELoss",
+            "binary_cross_entropy_with_logits": "BCEWithLogitsLoss",
+            "cosine_embedding_loss": "CosineEmbeddingLoss",
+            "cosine_similarity": "CosineSimilarity",
+            "cross_entropy": "CrossEntropyLoss",
+            "ctc_loss": "CTCLoss",
+            "gaussian_nll_loss": "GaussianNLLLoss",
+            "hinge_embedding_loss": "HingeEmbeddingLoss",
+            "huber_loss": "HuberLoss",
+            "kl_div": "KLDivLoss",
+            "l1_loss": "L1Loss",
+            "linear_cross_entropy": "LinearCrossEntropyLoss",
+            "margin_ranking_loss": "MarginRankingLoss",
+            "mse_loss": "MSELoss",
+            "multi_margin_loss": "MultiMarginLoss",
+            "multilabel_margin_loss": "MultiLabelMarginLoss",
+            "multilabel_soft_margin_loss": "MultiLabelSoftMarginLoss",
+            "nll_loss": "NLLLoss NLLLoss2d",
+            "poisson_nll_loss": "PoissonNLLLoss",
+            "smooth_l1_loss": "SmoothL1Loss",
+            "soft_margin_loss": "SoftMarginLoss",
+            "triplet_margin_loss": "TripletMarginLoss",
+            "triplet_margin_with_distance_loss": "TripletMarginWithDistanceLoss",
+        }.items()
+    }
+    | {
+        f"keras.losses.{function}": [f"keras.losses.{name}"]
+        for function, name in {
+            "binary_crossentropy": "BinaryCrossentropy",
+            "binary_focal_crossentropy": "BinaryFocalCrossentropy",
+            "categorical_crossentropy": "CategoricalCrossentropy",
+            "categorical_focal_crossentropy": "CategoricalFocalCrossentropy",
+            "categorical_generalized_cross_entropy": "CategoricalGeneralizedCrossEntropy",
+            "categorical_hinge": "CategoricalHinge",
+            "circle": "Circle",
+            "cosine_similarity": "CosineSimilarity",
+            "ctc": "CTC",
+            "dice": "Dice",
+            "hinge": "Hinge",
+            "huber": "Huber",
+            "kl_divergence": "KLDivergence",
+            "log_cosh": "LogCosh",
+            "mean_absolute_error": "MeanAbsoluteError",
+            "mean_absolute_percentage_error": "MeanAbsolutePercentageError",
+            "mean_squared_error": "MeanSquaredError",
+            "mean_squared_logarithmic_error": "MeanSquaredLogarithmicError",
+            "poisson": "Poisson",
+            "sparse_categorical_crossentropy": "SparseCategoricalCrossentropy",
+            "squared_hinge": "SquaredHinge",
+            "tversky": "Tversky",
+        }.items()
+    }
+    | {"optax.losses.generalized_kl_divergence": ["optax.losses.convex_kl_divergence"]}
+)

@@ -4,6 +4,7 @@ They want a right answer by a margin, and no probabilities: those are in ``class
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -564,19 +565,36 @@ def multilabel_margin_loss(
     return keep(where.any(-1), total / jnp.maximum(where.sum(-1), 1))
 
 
-def _pairs(scores: Array, right: Array, wrong: Array) -> Array:
-    """What right classes lack against wrong ones: (..., right, wrong), 0 for other pairs."""
-    shortfall = _behind_by(1.0, scores[..., :, None], scores[..., None, :])
-    return jnp.where(right[..., :, None] & wrong[..., None, :], shortfall, 0.0)
+def _over_classes(
+    term: Callable[[Array, Array, Array], Array], scores: Array, right: Array, wrong: Array
+) -> Array:
+    """The sum of a term over the classes, one after the other: all pairs are never stored."""
+
+    def add(place: Array, total: Array) -> Array:
+        one = (jax.lax.dynamic_index_in_dim(x, place, -1) for x in (scores, right, wrong))
+        return total + term(*one)
+
+    return jax.lax.fori_loop(0, scores.shape[-1], add, jnp.zeros_like(scores))
 
 
 @jax.custom_jvp
 def _order_hinge(scores: Array, right: Array, wrong: Array) -> Array:
-    return _pairs(scores, right, wrong).sum((-1, -2))
+    """What right classes lack of leading wrong ones by 1, summed over the pairs of each row."""
+
+    def lacking(score: Array, is_right: Array, _: Array) -> Array:
+        return jnp.where(is_right & wrong, _behind_by(1.0, score, scores), 0.0)
+
+    return _over_classes(lacking, scores, right, wrong).sum(-1)
 
 
 @partial(_order_hinge.defjvp, symbolic_zeros=True)
 def _order_hinge_jvp(primals, tangents):
-    # Autodiff would store all pairs.
-    short = (_pairs(*primals) > 0).astype(primals[0].dtype)
-    return chain(_order_hinge(*primals), (short.sum(-2) - short.sum(-1), tangents[0]), axis=-1)
+    scores, right, wrong = primals
+
+    def push(score: Array, is_right: Array, is_wrong: Array) -> Array:
+        up = is_right & wrong & (_behind_by(1.0, score, scores) > 0)
+        down = is_wrong & right & (_behind_by(1.0, scores, score) > 0)
+        return up.astype(scores.dtype) - down.astype(scores.dtype)
+
+    slope = _over_classes(push, scores, right, wrong)
+    return chain(_order_hinge(*primals), (slope, tangents[0]), axis=-1)

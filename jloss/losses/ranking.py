@@ -534,7 +534,7 @@ def _exact_poly1(m, scores, labels, epsilon):
     source="Leng et al. (2022), PolyLoss: a polynomial expansion perspective of classification "
     "loss functions, ICLR",
     also=dict(rax="poly1_softmax_loss"),
-    ulp=8,
+    ulp=4,
     minimum=0.0,
     convex=False,
     kinks=False,
@@ -612,7 +612,7 @@ def poly1_softmax_ranking_loss(
     ),
     source="Zhu & Klabjan (2020), Listwise learning to rank by exploring unique ratings, WSDM",
     also=dict(rax="unique_softmax_loss"),
-    ulp=8,
+    ulp=4,
     minimum=0.0,
     convex=True,
     kinks=False,
@@ -767,7 +767,7 @@ def _exact_approx_ndcg(m, scores, labels, temperature):
     source="Qin, Liu & Li (2010), A general approximation framework for direct optimization of "
     "information retrieval measures, Information Retrieval 13",
     also=dict(rax="approx_t12n(ndcg_metric)"),
-    ulp=64,
+    ulp=8,
     scale=lambda temperature: 1 + 1 / temperature,
     minimum=-1.0,
     maximum=0.0,
@@ -889,7 +889,8 @@ def _ranks(scores: Array, beside: Array) -> Array:
     ahead = scores[..., None, :] > scores[..., :, None]
     earlier = jnp.tril(jnp.ones(beside.shape[-2:], bool), -1)
     ahead |= (scores[..., None, :] == scores[..., :, None]) & earlier
-    return 1.0 + (ahead & beside).sum(-1).astype(scores.dtype)
+    ranks = 1.0 + (ahead & beside).sum(-1).astype(scores.dtype)
+    return jnp.where(jnp.isnan(scores), jnp.nan, ranks)
 
 
 def _soft_ranks(
@@ -1003,7 +1004,9 @@ def _repeated(
 ) -> dict[str, Any]:
     """The optional arrays that have a number for each item, repeated; a key is none."""
     return {
-        name: repeat(jnp.asarray(x)) if name != "key" and jnp.shape(x) == like.shape else x
+        name: repeat(jnp.asarray(x))
+        if x is not None and name != "key" and jnp.shape(x) == like.shape
+        else x
         for name, x in options.items()
     }
 
@@ -1062,7 +1065,7 @@ def _exact_score_of_ranks(m, scores, labels, step):
     source="Qin, Liu & Li (2010), A general approximation framework for direct optimization of "
     "information retrieval measures, Information Retrieval 13",
     also=dict(rax="approx_t12n"),
-    ulp=64,
+    ulp=4,
     scale=lambda temperature: 4 + 4 / temperature,
     convex=False,
     kinks=False,
@@ -1114,7 +1117,7 @@ def approx_t12n(
     ),
     source="Wang et al. (2018), The LambdaLoss framework for ranking metric optimization, CIKM",
     also=dict(rax="bound_t12n"),
-    ulp=8,
+    ulp=2,
     scale=4.0,
     convex=False,
     invariant=("shift", "permutation"),
@@ -1320,7 +1323,7 @@ def _weighed_pairs(lambdaweight_fn):
         )
         ordered = beside & (labels[..., :, None] > labels[..., None, :])
         gap, _ = _differences(jnp.asarray(scores, weights.dtype), ordered)
-        return jnp.where(gap > 0, weights * gap, 0.0).sum((-2, -1))
+        return jnp.where(gap <= 0, 0.0, weights * gap).sum((-2, -1))
 
     return loss
 
@@ -1366,7 +1369,7 @@ _PAIRS: dict[str, Any] = dict(
     source="Burges (2010), From RankNet to LambdaRank to LambdaMART: an overview, Microsoft "
     "Research MSR-TR-2010-82",
     also=dict(rax="labeldiff_lambdaweight"),
-    ulp=8,
+    ulp=2,
     convex=True,
     invariant=("shift", "permutation"),
 )

@@ -263,7 +263,7 @@ def _inputs(
     unread = for_labels != 0
     classes = f"from 0 to {size - 1} and not the blank, {blank_id}"
     known = unread | ((labels >= 0) & (labels < size) & (labels != blank_id))
-    in_order = lax.cummax(unread.astype(int), unread.ndim - 1) == unread
+    in_order = ~unread | jnp.concatenate([unread[..., 1:], unread[..., :1] | True], -1)
     spoilt = [
         nan_unless(loss, known, classes, labels=labels),
         nan_unless(loss, _is_flag(for_frames), "0 or 1", logit_paddings=for_frames),
@@ -460,9 +460,7 @@ def _joined(segments: Array, alignment: _Alignment) -> Array:
 def _segment(logits: Array, counts: Array, alignment: _Alignment, blank: int) -> _Segment:
     logits = jnp.where(counts[..., None], jnp.clip(logits, -_INFINITE, _INFINITE), 0.0)
     top = logits.max(-1, keepdims=True)
-    behind, lost = two_difference(top, logits)
-    odds = jnp.exp(-behind) * (1.0 - lax.stop_gradient(lost))
-    leads = behind == 0
+    odds, leads = jnp.exp(logits - top), logits == top
     rivals = leads.astype(logits.dtype).sum(-1) - 1.0
 
     def scaled(logits: Array) -> Array:
