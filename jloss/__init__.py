@@ -20,6 +20,7 @@ from jloss.check import (
 from jloss.losses.classification import (
     make_fenchel_young_loss,
     multiclass_sparsemax_loss,
+    multilabel_soft_margin_loss,
     poly_loss_cross_entropy,
     safe_softmax_cross_entropy,
     sigmoid_binary_cross_entropy,
@@ -43,6 +44,13 @@ from jloss.losses.embedding import (
     ntxent,
     triplet_margin_loss,
     triplet_margin_with_distance_loss,
+)
+from jloss.losses.linear import (
+    AdaptiveSoftmax,
+    adaptive_log_softmax,
+    adaptive_softmax_cross_entropy,
+    adaptive_softmax_init,
+    linear_softmax_cross_entropy,
 )
 from jloss.losses.margin import (
     categorical_hinge_loss,
@@ -124,6 +132,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CARDS",
+    "AdaptiveSoftmax",
     "Average",
     "Card",
     "Domain",
@@ -131,6 +140,9 @@ __all__ = [
     "Sweep",
     "absolute_error",
     "accuracy",
+    "adaptive_log_softmax",
+    "adaptive_softmax_cross_entropy",
+    "adaptive_softmax_init",
     "approx_ndcg_loss",
     "approx_t12n",
     "average",
@@ -167,6 +179,7 @@ __all__ = [
     "l2_loss",
     "labeldiff_lambdaweight",
     "landscape",
+    "linear_softmax_cross_entropy",
     "listmle_loss",
     "log_cosh",
     "make_fenchel_young_loss",
@@ -178,6 +191,7 @@ __all__ = [
     "multiclass_perceptron_loss",
     "multiclass_sparsemax_loss",
     "multilabel_margin_loss",
+    "multilabel_soft_margin_loss",
     "nll_loss",
     "ntxent",
     "objective",

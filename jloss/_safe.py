@@ -76,7 +76,7 @@ def class_indices(loss: str, labels: ArrayLike, axes: tuple[int, ...], **scores:
     if labels.shape != shape:
         raise ValueError(
             f"{loss}: labels {labels.shape} must have the shape {shape}, that of {name} "
-            f"{classes.shape} without the class axis.{cure}"
+            f"{classes.shape} without the {'last' if name == 'features' else 'class'} axis.{cure}"
         )
     return labels
 
@@ -160,6 +160,22 @@ def keep(where: Array | None, array: Array, fill: ArrayLike = 0) -> Array:
     on the values, which makes hidden ones 0 (the "double where").
     """
     return array if where is None else jnp.where(where, array, jnp.asarray(fill, array.dtype))
+
+
+def class_rows(
+    loss: str, scores: Array, axis: Axis, where: ArrayLike | None, hidden: float
+) -> tuple[Array, tuple[int, ...], Array | None]:
+    """Scores of classes by rows, ``hidden`` where a class is left out; axes; the mask by rows.
+
+    A row that is left out as a whole holds a half, at which every loss has a gradient.
+    """
+    axes = axes_of(loss, axis, scores.ndim)
+    where = mask(loss, where, scores.shape, axes)
+    rows = to_rows(scores, axes)
+    if where is None:
+        return rows, axes, None
+    where = to_rows(where, axes)
+    return keep(where, rows, jnp.where(where.any(-1, keepdims=True), hidden, 0.5)), axes, where
 
 
 # Values out of their domain ----------------------------------------------------------------------

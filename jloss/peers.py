@@ -145,6 +145,18 @@ _IGNORED = {
 _DIFFERENT: dict[str, dict[str, str]] = {
     "torch.nn.functional.cross_entropy": _ON_AXIS_1 | _IGNORED,
     "torch.nn.functional.nll_loss": _ON_AXIS_1 | _IGNORED,
+    "torch.nn.functional.linear_cross_entropy": {
+        "layer": "weight (V, D) and linear_bias there; weights (D, V) and bias here"
+    }
+    | _IGNORED,
+    "torch.nn.AdaptiveLogSoftmaxWithLoss": {
+        "layer": "a module's own there; parameters as from adaptive_softmax_init here",
+        "reduction": "output is the log-likelihood and loss its negative mean there; one value for "
+        "each example here: jloss.mean(...)",
+    },
+    "torch.nn.functional.multilabel_soft_margin_loss": {
+        "weights": "weight=w there; w * sigmoid_binary_cross_entropy(...) here"
+    },
     "torch.nn.functional.cosine_similarity": {"axis": "dim=1 there, the last here: axis=1"},
     "torch.nn.functional.kl_div": {
         "reduction": "the mean over all elements there; here the sum over the last axis, as with "

@@ -20,6 +20,7 @@ from jloss._safe import (
     axes_of,
     chain,
     class_indices,
+    class_rows,
     floats,
     hyper,
     is_class,
@@ -348,19 +349,6 @@ def _certainty_jvp(primals, tangents):
 # One class out of several ------------------------------------------------------------------------
 
 
-def _class_rows(
-    loss: str, logits: Array, axis: Axis, where: ArrayLike | None
-) -> tuple[Array, tuple[int, ...], Array | None]:
-    """Logits by rows, hidden classes at minus infinity and hidden examples at 0; axes; mask."""
-    axes = axes_of(loss, axis, logits.ndim)
-    where = mask(loss, where, logits.shape, axes)
-    rows = to_rows(logits, axes)
-    if where is None:
-        return rows, axes, None
-    where = to_rows(where, axes)
-    return keep(where, rows, jnp.where(where.any(-1, keepdims=True), -jnp.inf, 0.0)), axes, where
-
-
 def _soft_capped(loss: str, rows: Array, where: Array | None, softcap: ArrayLike | None) -> Array:
     """Rows with the logits that count drawn towards 0."""
     if softcap is None:
@@ -538,7 +526,7 @@ def _dense(
     """Logits, labels of the same shape and the mask by rows, ready for the mathematics."""
     logits, labels = floats(loss, logits=logits, labels=labels)
     same_shape(loss, logits=logits, labels=labels)
-    rows, axes, where = _class_rows(loss, logits, axis, where)
+    rows, axes, where = class_rows(loss, logits, axis, where, hidden=-jnp.inf)
     labels = keep(where, to_rows(labels, axes))
     return rows, labels + nan_unless(loss, labels >= 0, "at least 0", labels=labels), where
 
@@ -621,7 +609,7 @@ def softmax_cross_entropy_with_integer_labels(
     """
     loss = "softmax_cross_entropy_with_integer_labels"
     (logits,) = floats(loss, logits=logits)
-    rows, axes, where = _class_rows(loss, logits, axis, where)
+    rows, axes, where = class_rows(loss, logits, axis, where, hidden=-jnp.inf)
     rows = _soft_capped(loss, rows, where, softcap)
     labels = class_indices(loss, labels, axes, logits=logits)
     seen = None if where is None else where.any(-1)
@@ -1095,7 +1083,7 @@ def multiclass_sparsemax_loss(
     """
     loss = "multiclass_sparsemax_loss"
     (scores,) = floats(loss, scores=scores)
-    rows, axes, where = _class_rows(loss, scores, -1, where)
+    rows, axes, where = class_rows(loss, scores, -1, where, hidden=-jnp.inf)
     labels = class_indices(loss, labels, axes, scores=scores)
     seen = None if where is None else where.any(-1)
     labels = keep(seen, labels)
@@ -1216,10 +1204,73 @@ def make_fenchel_young_loss(max_fun: Callable[..., ArrayLike]) -> Callable[..., 
     ) -> Array:
         scores, targets = floats(loss, scores=scores, targets=targets)
         same_shape(loss, scores=scores, targets=targets)
-        rows, _, where = _class_rows(loss, scores, -1, where)
+        rows, _, where = class_rows(loss, scores, -1, where, hidden=-jnp.inf)
         targets = keep(where, targets)
         best = jnp.vectorize(lambda row: max_fun(row, *arguments, **options), signature="(n)->()")
         values = best(rows) - product(targets, rows).sum(-1)
         return keep(None if where is None else where.any(-1), values)
 
     return fenchel_young_loss
+
+
+# Several classes out of many ---------------------------------------------------------------------
+
+
+@card(
+    values="example",
+    predictions=LOGIT,
+    targets=PROBABILITY,
+    exact=lambda m, logits, labels: (
+        m.fsum(
+            (label and label * m.log1p(m.exp(-logit)))
+            + (label != 1 and (1 - label) * m.log1p(m.exp(logit)))
+            for logit, label in zip(logits, labels, strict=True)
+        )
+        / len(logits)
+    ),
+    source="Zhang & Zhou (2006), Multilabel neural networks with applications to functional "
+    "genomics and text categorization, IEEE TKDE 18(10); Cox (1958)",
+    also=dict(torch="nn.functional.multilabel_soft_margin_loss"),
+    ulp=4,
+    minimum=0.0,
+    convex=True,
+    kinks=False,
+    invariant=("permutation",),
+)
+def multilabel_soft_margin_loss(
+    logits: ArrayLike, labels: ArrayLike, *, axis: Axis = -1, where: ArrayLike | None = None
+) -> Array:
+    r"""Cross-entropy of several classes out of many: the mean of a yes-or-no answer for each.
+
+    .. math:: L(x, y) = \frac1C \sum_c y_c \log(1 + e^{-x_c}) + (1 - y_c) \log(1 + e^{x_c})
+
+    Args:
+      logits: log-odds of a yes for each class along ``axis``; infinities are allowed.
+      labels: the same shape; 0, 1 or a probability between, NaN for the example otherwise.
+      axis: the axis, or axes, of the classes.
+      where: boolean mask of what counts: of the shape of the result, or of the rank of the logits,
+        which leaves classes out of the mean.
+
+    Returns:
+      The shape of ``logits`` without ``axis``, in float32 or float64.
+
+    Raises:
+      ValueError: shapes differ, or ``axis`` names no axis.
+      TypeError: logits are not floating, or ``where`` is not boolean.
+
+    It is the mean over ``axis`` of `sigmoid_binary_cross_entropy`: prefer that where the weight of
+    an example should grow with its number of classes that count, or where classes have weights.
+    Source: Zhang & Zhou (2006), Cox (1958).
+
+    >>> jloss.multilabel_soft_margin_loss(jnp.array([[0.0, 17.0]]), jnp.array([[1.0, 1.0]]))
+    Array([0.34657362], dtype=float32)
+    """
+    loss = "multilabel_soft_margin_loss"
+    logits, labels = floats(loss, logits=logits, labels=labels)
+    same_shape(loss, logits=logits, labels=labels)
+    logits, axes, where = class_rows(loss, logits, axis, where, hidden=0.0)
+    labels = keep(where, to_rows(labels, axes))
+    spoilt = nan_unless(loss, (labels >= 0) & (labels <= 1), "in [0, 1]", labels=labels)
+    values = keep(where, _binary_cross_entropy(logits + spoilt.sum(-1, keepdims=True), labels))
+    count = logits.shape[-1] if where is None else where.sum(-1)
+    return values.sum(-1) / jnp.maximum(count, 1)

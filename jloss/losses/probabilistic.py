@@ -17,9 +17,9 @@ from jax.typing import ArrayLike
 
 from jloss._safe import (
     Axis,
-    axes_of,
     chain,
     class_indices,
+    class_rows,
     floats,
     hyper,
     keep,
@@ -208,14 +208,12 @@ def categorical_cross_entropy(
     loss = "categorical_cross_entropy"
     predictions, labels = floats(loss, predictions=predictions, labels=labels)
     same_shape(loss, predictions=predictions, labels=labels)
-    axes = axes_of(loss, axis, predictions.ndim)
-    where = mask(loss, where, predictions.shape, axes)
-    predictions = to_rows(keep(where, predictions, 1), axes)
-    labels = to_rows(keep(where, labels), axes)
+    predictions, axes, where = class_rows(loss, predictions, axis, where, hidden=1.0)
+    labels = keep(where, to_rows(labels, axes))
     spoilt = _nan_unless_probabilities(loss, predictions=predictions)
     spoilt += nan_unless(loss, labels >= 0, "at least 0", labels=labels)
     values = _cross_entropy(predictions + spoilt.sum(-1, keepdims=True), labels)
-    return keep(None if where is None else to_rows(where, axes).any(-1), values)
+    return keep(None if where is None else where.any(-1), values)
 
 
 @jax.custom_jvp
@@ -232,24 +230,16 @@ def _cross_entropy_jvp(primals, tangents):
     return chain(value, (slope, tangents[0]), (label_slope, tangents[1]), axis=-1)
 
 
-def _class_rows(
-    loss: str, labels: ArrayLike, axis: Axis, where: ArrayLike | None, fill: float, **given: Array
+def _labelled_rows(
+    loss: str, labels: ArrayLike, axis: Axis, where: ArrayLike | None, hidden: float, **given: Array
 ) -> tuple[Array, Array, Array | None]:
-    """The predictions by rows, ``fill`` where a class is hidden; labels; which examples count.
-
-    Rows whose label is none are NaN.
-    """
+    """The predictions by rows, NaN where the label is no class; labels; which examples count."""
     ((name, predictions),) = given.items()
-    axes = axes_of(loss, axis, predictions.ndim)
-    where = mask(loss, where, predictions.shape, axes)
+    rows, axes, where = class_rows(loss, predictions, axis, where, hidden)
     labels = class_indices(loss, labels, axes, **{name: predictions})
-    rows = to_rows(predictions, axes)
-    if where is None:
-        return rows * (1.0 + nan_unless_class(loss, labels, rows)), labels, None
-    where = to_rows(where, axes)
-    seen = where.any(-1)
-    rows = keep(where, rows, jnp.where(seen[..., None], fill, 0.5))
+    seen = None if where is None else where.any(-1)
     labels = keep(seen, labels)
+    # A factor spoils the gradient of a linear loss as well.
     return rows * (1.0 + nan_unless_class(loss, labels, rows)), labels, seen
 
 
@@ -310,7 +300,7 @@ def nll_loss(
     """
     loss = "nll_loss"
     (log_predictions,) = floats(loss, log_predictions=log_predictions)
-    rows, labels, seen = _class_rows(
+    rows, labels, seen = _labelled_rows(
         loss, labels, axis, where, -jnp.inf, log_predictions=log_predictions
     )
     spoilt = jnp.where(jnp.isnan(rows).any(-1), jnp.nan, 0.0)
@@ -379,7 +369,7 @@ def generalized_cross_entropy(
     """
     loss = "generalized_cross_entropy"
     (predictions,) = floats(loss, predictions=predictions)
-    rows, labels, seen = _class_rows(loss, labels, axis, where, 0.0, predictions=predictions)
+    rows, labels, seen = _labelled_rows(loss, labels, axis, where, 0.0, predictions=predictions)
     rows += _nan_unless_probabilities(loss, predictions=rows).sum(-1, keepdims=True)
     q = hyper(loss, rows, rows=True, q=q)
     spoilt = nan_unless(loss, (q >= 0) & (q <= 1), "in [0, 1]", q=q)

@@ -484,3 +484,27 @@ def test_a_fenchel_young_loss_of_a_projection_is_the_sparsemax_loss():
     got = loss(LOGITS, one_hot) + 0.5
     wanted = jloss.multiclass_sparsemax_loss(LOGITS, LABELS)
     np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=2e-6)
+
+
+# Several classes out of many
+
+
+def test_multilabel_soft_margin_loss_and_its_gradient_are_those_of_torch():
+    draw = np.random.default_rng(9)
+    logits = draw.normal(size=(6, 5)).astype(np.float32)
+    labels = draw.integers(0, 2, (6, 5)).astype(np.float32)
+    functional = pytest.importorskip("torch").nn.functional
+    theirs = torchs(
+        lambda x, y: functional.multilabel_soft_margin_loss(x, y, reduction="none"), logits, labels
+    )
+    assert_same(ours(jloss.multilabel_soft_margin_loss, logits, labels), theirs)
+
+
+def test_a_class_left_out_of_the_multilabel_loss_is_left_out_of_its_mean():
+    logits, labels = np.float32([[1.0, -2.0, np.nan]]), np.float32([[1.0, 0.0, 5.0]])
+    where = np.array([[True, True, False]])
+    got = jloss.multilabel_soft_margin_loss(logits, labels, where=where)
+    wanted = jloss.multilabel_soft_margin_loss(logits[:, :2], labels[:, :2])
+    np.testing.assert_allclose(got, wanted, rtol=1e-6)
+    got = jloss.multilabel_soft_margin_loss(logits.T, labels.T, axis=0, where=where.T)
+    np.testing.assert_allclose(got, wanted, rtol=1e-6)

@@ -131,6 +131,15 @@ def test_gaussian_nll_and_all_its_gradients_are_those_of_torch():
     )  # fmt: skip
 
 
+def test_the_constant_of_a_gaussian_is_all_that_torch_leaves_out_unless_told():
+    torch = pytest.importorskip("torch")
+    wanted = functional().gaussian_nll_loss(
+        *(torch.tensor(x.copy()) for x in (MEANS, MEANS[::-1], VARIANCES)), reduction="none"
+    )
+    got = jloss.gaussian_nll(MEANS, MEANS[::-1], variance=VARIANCES)
+    np.testing.assert_allclose(got - wanted.numpy(), 0.5 * np.log(2 * np.pi), atol=1e-5)
+
+
 def test_gaussian_nll_is_that_of_scipy():
     stats = pytest.importorskip("scipy.stats")
     wanted = -stats.norm.logpdf(MEANS[::-1].astype(float), MEANS, np.sqrt(VARIANCES.astype(float)))
