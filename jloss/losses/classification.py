@@ -1041,8 +1041,8 @@ def _exact_multiclass_sparsemax(m, scores, label):
     source="Martins & Astudillo (2016), From softmax to sparsemax: a sparse model of attention and "
     "multi-label classification, ICML",
     also=dict(optax="losses.multiclass_sparsemax_loss"),
-    ulp=8,
-    scale=1.0,
+    ulp=4,
+    scale="unit",
     minimum=0.0,
     convex=True,
     lipschitz=math.sqrt(2),
