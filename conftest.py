@@ -1,4 +1,7 @@
-"""The names that every doctest may use."""
+"""What all tests share: keras computes without JAX, and the names that every doctest may use."""
+
+import importlib.util
+import os
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +9,8 @@ import optax
 import pytest
 
 import jloss
+
+os.environ.setdefault("KERAS_BACKEND", "torch" if importlib.util.find_spec("torch") else "numpy")
 
 
 @pytest.fixture(autouse=True)

@@ -3,34 +3,114 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from jloss.average import Average, average, mean
-from jloss.card import CARDS, Card, Domain, card
-from jloss.check import check
+from jloss.average import (
+    Average,
+    average,
+    mean,
+)
+from jloss.card import (
+    CARDS,
+    Card,
+    Domain,
+    card,
+)
+from jloss.check import (
+    check,
+)
 from jloss.losses.classification import (
     sigmoid_binary_cross_entropy,
     sigmoid_focal_loss,
     softmax_cross_entropy,
     softmax_cross_entropy_with_integer_labels,
 )
-from jloss.losses.divergence import kl_divergence
-from jloss.losses.embedding import ntxent
-from jloss.losses.margin import hinge_loss, multiclass_hinge_loss
-from jloss.losses.ranking import ranking_softmax_loss
+from jloss.losses.divergence import (
+    convex_kl_divergence,
+    generalized_kl_divergence,
+    kl_divergence,
+    kl_divergence_with_log_targets,
+)
+from jloss.losses.embedding import (
+    circle_loss,
+    cosine_embedding_loss,
+    hinge_embedding_loss,
+    ntxent,
+    triplet_margin_loss,
+    triplet_margin_with_distance_loss,
+)
+from jloss.losses.margin import (
+    categorical_hinge_loss,
+    hinge_loss,
+    multi_margin_loss,
+    multiclass_hinge_loss,
+    multiclass_perceptron_loss,
+    multilabel_margin_loss,
+    perceptron_loss,
+    soft_margin_loss,
+    squared_hinge_loss,
+)
+from jloss.losses.probabilistic import (
+    binary_cross_entropy,
+    categorical_cross_entropy,
+    gaussian_nll,
+    generalized_cross_entropy,
+    nll_loss,
+    poisson_nll,
+    poisson_nll_with_rates,
+)
+from jloss.losses.ranking import (
+    approx_ndcg_loss,
+    approx_t12n,
+    bound_t12n,
+    dcg2_lambdaweight,
+    dcg_lambdaweight,
+    gumbel_t12n,
+    labeldiff_lambdaweight,
+    listmle_loss,
+    pointwise_mse_loss,
+    pointwise_sigmoid_loss,
+    poly1_softmax_ranking_loss,
+    ranking_softmax_loss,
+    segment_t12n,
+    unique_softmax_loss,
+)
 from jloss.losses.regression import (
     absolute_error,
     cosine_distance,
+    cosine_similarity,
     huber_loss,
     l2_loss,
     log_cosh,
+    mean_absolute_percentage_error,
     quantile_loss,
+    smooth_l1_loss,
     squared_error,
+    squared_log_error,
 )
-from jloss.metrics import accuracy
-from jloss.objective import objective
-from jloss.sweep import Sweep, sweep
+from jloss.losses.segmentation import (
+    binary_dice_loss,
+    dice_loss,
+    generalized_dice_loss,
+    multiclass_generalized_dice_loss,
+    tversky_loss,
+)
+from jloss.losses.sequence import (
+    ctc_loss,
+    ctc_loss_with_forward_probs,
+)
+from jloss.metrics import (
+    accuracy,
+)
+from jloss.objective import (
+    objective,
+)
+from jloss.sweep import (
+    Sweep,
+    one_device_per_core,
+    sweep,
+)
 
 if TYPE_CHECKING:
-    from jloss import landscape, plot
+    from jloss import curvature, landscape, plot
     from jloss.train import State, fit, init, step
 
 __version__ = "0.1.0"
@@ -44,36 +124,84 @@ __all__ = [
     "Sweep",
     "absolute_error",
     "accuracy",
+    "approx_ndcg_loss",
+    "approx_t12n",
     "average",
+    "binary_cross_entropy",
+    "binary_dice_loss",
+    "bound_t12n",
     "card",
+    "categorical_cross_entropy",
+    "categorical_hinge_loss",
     "check",
+    "circle_loss",
+    "convex_kl_divergence",
     "cosine_distance",
+    "cosine_embedding_loss",
+    "cosine_similarity",
+    "ctc_loss",
+    "ctc_loss_with_forward_probs",
+    "curvature",
+    "dcg2_lambdaweight",
+    "dcg_lambdaweight",
+    "dice_loss",
     "fit",
+    "gaussian_nll",
+    "generalized_cross_entropy",
+    "generalized_dice_loss",
+    "generalized_kl_divergence",
+    "gumbel_t12n",
+    "hinge_embedding_loss",
     "hinge_loss",
     "huber_loss",
     "init",
     "kl_divergence",
+    "kl_divergence_with_log_targets",
     "l2_loss",
+    "labeldiff_lambdaweight",
     "landscape",
+    "listmle_loss",
     "log_cosh",
     "mean",
+    "mean_absolute_percentage_error",
+    "multi_margin_loss",
+    "multiclass_generalized_dice_loss",
     "multiclass_hinge_loss",
+    "multiclass_perceptron_loss",
+    "multilabel_margin_loss",
+    "nll_loss",
     "ntxent",
     "objective",
+    "one_device_per_core",
+    "perceptron_loss",
     "plot",
+    "pointwise_mse_loss",
+    "pointwise_sigmoid_loss",
+    "poisson_nll",
+    "poisson_nll_with_rates",
+    "poly1_softmax_ranking_loss",
     "quantile_loss",
     "ranking_softmax_loss",
+    "segment_t12n",
     "sigmoid_binary_cross_entropy",
     "sigmoid_focal_loss",
+    "smooth_l1_loss",
+    "soft_margin_loss",
     "softmax_cross_entropy",
     "softmax_cross_entropy_with_integer_labels",
     "squared_error",
+    "squared_hinge_loss",
+    "squared_log_error",
     "step",
     "sweep",
+    "triplet_margin_loss",
+    "triplet_margin_with_distance_loss",
+    "tversky_loss",
+    "unique_softmax_loss",
 ]
 
 # Rooms that many programs never enter open when they are first asked for.
-_LATER = {"landscape": "landscape", "plot": "plot"} | dict.fromkeys(
+_LATER = {room: room for room in ("curvature", "landscape", "plot")} | dict.fromkeys(
     ("State", "fit", "init", "step"), "train"
 )
 

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jloss._exact import UNITS, Case, Sample, cases, cast, draw, evaluate, one, split
+from jloss._exact import UNITS, Case, Sample, cases, cast, draw, evaluate, one, scalars, split
 from jloss._promises import forward_mode, require
-from jloss.card import LOG_PROBABILITIES, PROBABILITIES, PROBABILITY, Card
+from jloss.card import LOG_PROBABILITIES, PROBABILITIES, PROBABILITY, SIGN, Card
 
 COUNT = 1024
 
@@ -160,7 +160,7 @@ def _best_bound(
     norms: Callable[[Sample], np.ndarray],
     count: int,
 ) -> str:
-    hyper = {name: x[:count] for name, x in _units(card).items() if name in card.hyper}
+    hyper = {name: x[:count] for name, x in _units(card).items() if name in scalars(card)}
     bounds = np.array(
         [card.constant(claim, **{n: float(x[i]) for n, x in hyper.items()}) for i in range(count)]
     )
@@ -255,8 +255,10 @@ def _found_jumps(card: Card) -> tuple[np.ndarray, np.ndarray]:
         slopes = [np.where(chosen, slopes[0], slope), np.where(chosen, slope, slopes[1])]
     size = 1e-6 * (1e-3 + np.maximum(*(np.abs(s).max(-1) for s in slopes)))
     # A slope that only rises steeply changes a thousand times less over a thousandth of the way;
-    # an end that never moved may be a steeper place than any segment can resolve.
-    return ends[0], (changes[-1] > size) & (changes[-1] > 0.5 * changes[-11]) & moved.all(0)
+    # an end that never moved, or a segment of a few roundings, may be too steep to be resolved.
+    width, far = (np.abs(x).reshape(COUNT, -1).max(-1) for x in (ends[1] - ends[0], ends[0]))
+    resolved = moved.all(0) & (width > 8 * np.finfo(float).eps * far)
+    return ends[0], (changes[-1] > size) & (changes[-1] > 0.5 * changes[-11]) & resolved
 
 
 # Extremes ----------------------------------------------------------------------------------------
@@ -268,6 +270,12 @@ def minimum(card: Card) -> str:
     lowest, unit = _climb(card, lambda sample: -_values(card, sample))
     size = max(1.0, float(np.median(np.abs(_values(card, _units(card))))))
     require(-lowest >= card.minimum - 1e-12 * size, f"{-lowest!r} at {_show(card, unit)}")
+    if card.minimizer is not None:  # random steps may not come near it
+        best = card.constant(
+            "minimizer", **{n: x for n, x in _units(card).items() if n != "predictions"}
+        )
+        there = _values(card, {**_units(card), "predictions": np.asarray(best, np.float64)})
+        lowest = max(lowest, float(-np.nanmin(there)))
     require(-lowest <= card.minimum + 1e-3 * size, f"nothing below {-lowest:.6g} was found")
     return f"{-lowest:.3g} is reached" if card.minimizer is None else _at_minimizer(card)
 
@@ -351,7 +359,9 @@ def _permute(card: Card, sample: Sample, wanted: np.ndarray, rng: np.random.Gene
 
 
 def _differ(a: np.ndarray, b: np.ndarray, size: Any = 0.0) -> np.ndarray:
-    return ~(np.abs(a - b) <= 1e-12 * (np.abs(a) + np.abs(b) + size**2 + size + 1e-3))
+    with np.errstate(invalid="ignore"):  # infinity less itself
+        near = np.abs(a - b) <= 1e-12 * (np.abs(a) + np.abs(b) + size**2 + size + 1e-3)
+    return ~(near | (a == b))
 
 
 # What it elicits ---------------------------------------------------------------------------------
@@ -392,7 +402,8 @@ def _distribution(card: Card, rng: np.random.Generator) -> tuple[np.ndarray, np.
     if card.targets.drops:
         outcomes = np.arange(unit[-1], dtype=np.int32)
     elif card.elicits == "probability":
-        outcomes = np.eye(unit[-1]) if unit else np.array([0.0, 1.0])
+        signs = card.targets is SIGN
+        outcomes = np.eye(unit[-1]) if unit else np.array([-1.0 if signs else 0.0, 1.0])
     else:
         outcomes = np.unique(card.targets.draw(rng, (9, *unit)), axis=0)
     return outcomes, rng.dirichlet(np.full(len(outcomes), 2.0))

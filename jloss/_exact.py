@@ -20,9 +20,15 @@ from jloss.card import Card, Domain
 
 Sample = dict[str, np.ndarray]
 
-UNITS = {"element": [()], "example": [(4,), (1,)], "list": [(4,), (1,)], "batch": [(5, 3), (2, 1)]}
+UNITS = {
+    "element": [()],
+    "example": [(4,), (1,)],
+    "list": [(4,), (1,)],
+    "sequence": [(4, 3), (1, 2)],
+    "batch": [(5, 3), (2, 1)],
+}
 FAR = 80  # infinity is taken as the limit, at ten to this power
-COUNTS = {(): 240, (4,): 64, (1,): 16, (5, 3): 24, (2, 1): 8}
+COUNTS = {(): 240, (4,): 64, (1,): 16, (4, 3): 48, (1, 2): 16, (5, 3): 24, (2, 1): 8}
 
 
 # Inputs ------------------------------------------------------------------------------------------
@@ -35,12 +41,20 @@ def draw(card: Card, rng: np.random.Generator, count: int, unit: tuple[int, ...]
         "predictions": card.predictions.draw(rng, shape),
         "targets": card.targets.draw(rng, shape),
     }
-    return sample | {name: domain.draw(rng, (count,)) for name, domain in card.hyper.items()}
+    return sample | {
+        name: domain.draw(rng, shape if domain.whole else (count,))
+        for name, domain in card.hyper.items()
+    }
 
 
 def domains(card: Card) -> dict[str, Domain]:
     """The domain of each argument that a sample holds."""
     return {"predictions": card.predictions, "targets": card.targets, **card.hyper}
+
+
+def scalars(card: Card) -> list[str]:
+    """The hyper-parameters that claimed constants may depend on."""
+    return [name for name, domain in card.hyper.items() if not domain.whole]
 
 
 def hard(card: Card, rng: np.random.Generator, count: int, unit: tuple[int, ...]) -> Sample:
@@ -230,7 +244,9 @@ def _rounded(card: Card, unit: Sample) -> Sample:
 
 
 def _floors(card: Card, unit: Sample) -> dict[str, Any]:
-    hyper = {name: float(x) for name, x in unit.items() if name in card.hyper}
+    if card.scale == "unit":
+        return dict.fromkeys(("value", *unit), 1.0)
+    hyper = {name: float(x) for name, x in unit.items() if name in scalars(card)}
     inputs = _row_size(unit["predictions"])
     scale = inputs if card.scale == "input" else card.constant("scale", **hyper)
     result = {"value": np.max(scale, initial=0.0)}
@@ -330,7 +346,7 @@ class _Unit:
 
     def _sides(self, name: str, place: tuple[int, ...]) -> tuple[Any, Any]:
         sides = self._slopes(name, place, self.step)
-        if not all(abs(s) * self.step < 1e-5 for s in sides):
+        if not all(abs(s) < 1e5 for s in sides):
             nearer = self._slopes(name, place, self.step / 1000)
             if not all(abs(a - b) <= abs(b) / 100 for a, b in zip(sides, nearer, strict=True)):
                 return self.mp.nan, self.mp.nan  # a jump, not only steep

@@ -12,6 +12,7 @@ _USES = {
     "pandas": "reading a table",
     "pyarrow": "reading a parquet file",
     "mpmath": "a check",
+    "xarray": "to_xarray",
 }
 
 

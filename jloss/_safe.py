@@ -3,6 +3,8 @@
 Nothing here knows a particular loss. Shapes and dtypes are checked at trace time.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -192,7 +194,7 @@ def nan_unless_class(loss: str, labels: Array, scores: Array) -> Array:
 
 
 def chain(
-    value: Array, *pairs: tuple[Array, Array | SymbolicZero], axis: int | None = None
+    value: Array, *pairs: tuple[Array, Array | SymbolicZero], axis: Axis = None
 ) -> tuple[Array, Array]:
     """What a `jax.custom_jvp` rule returns: ``value`` and the sum of slope times tangent.
 
@@ -228,6 +230,23 @@ def product(factor: Array, other: Array) -> Array:
     return jnp.where(nought, 0.0, factor) * jnp.where(nought, 0.0, other)
 
 
+def ramp(array: Array) -> Array:
+    """Where positive, itself; the gradient at 0 is 0 (`jnp.maximum` has a half), NaN stays."""
+    return jnp.where(array <= 0, 0.0, array)
+
+
+@jax.custom_jvp
+def softplus(array: Array) -> Array:
+    """``log(1 + exp(array))`` with all digits in both tails, and in those of its derivative."""
+    return jnp.maximum(array, 0.0) + jnp.log1p(jnp.exp(-jnp.abs(array)))
+
+
+@partial(softplus.defjvp, symbolic_zeros=True)
+def _softplus_jvp(primals, tangents):
+    (array,) = primals
+    return chain(softplus(array), (jax.nn.sigmoid(array), tangents[0]))
+
+
 def unit(rows: Array, epsilon: ArrayLike = 0.0) -> tuple[Array, Array]:
     """Rows over their Euclidean norm, and what their squared norm lacks of 1.
 
@@ -247,6 +266,32 @@ def unit(rows: Array, epsilon: ArrayLike = 0.0) -> tuple[Array, Array]:
     divisor = jnp.where(short, jnp.where(floor > 0, floor, 1.0), norm)
     lacking = jnp.where(short, 1.0 - squared / divisor / divisor, 0.0)
     return jnp.where(zero & (floor == 0), 0.0, scaled / divisor), lacking[..., 0]
+
+
+@jax.custom_jvp
+def log_rest(p: Array) -> Array:
+    """``log(1 - p)``; XLA's log1p loses a hundred roundings of it in float64 (Kahan 1979)."""
+    rest = 1.0 - p
+    return jnp.where(rest == 1.0, -p, jnp.log(rest) * (p / jnp.where(rest == 1.0, 1.0, 1.0 - rest)))
+
+
+log_rest.defjvps(lambda tangent, _, p: -tangent / (1.0 - p))
+
+
+def cosine_rows(predictions: Array, targets: Array, epsilon: ArrayLike = 0.0) -> Array:
+    """One minus the cosine of two vectors a row, 1 for a zero vector; ``epsilon`` as in `unit`."""
+    # For unit vectors 1 - cos is half the squared chord, which cancels nothing; beyond a right
+    # angle it is 2 minus half the squared chord to the opposite vector.
+    (predictions, lacking), (targets, lacking_too) = (
+        unit(predictions, epsilon),
+        unit(targets, epsilon),
+    )
+    acute = (predictions * targets).sum(-1) >= 0
+    chord = predictions - jnp.where(acute[..., None], targets, -targets)
+    half = 0.5 * (chord * chord).sum(-1)
+    return jnp.where(
+        acute, half + 0.5 * (lacking + lacking_too), (2.0 - half) - 0.5 * (lacking + lacking_too)
+    )
 
 
 def ratio(part: Array, whole: Array) -> Array:

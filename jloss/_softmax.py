@@ -91,3 +91,24 @@ def _leader(logits: Array) -> Array:
     places = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
     leads = logits == logits.max(-1, keepdims=True, initial=-jnp.inf)
     return jnp.where(leads, places, logits.shape[-1]).min(-1, initial=logits.shape[-1])
+
+
+@jax.custom_jvp
+def probabilities(logits: Array) -> tuple[Array, Array]:
+    """Softmax, and one minus it with no digit lost where a class is certain."""
+    leader = _leader(logits)
+    softmax = _softmax(logits, leader)
+    wrong = jnp.where(is_class(logits, leader), softmax.others, softmax.total - softmax.weight)
+    return softmax.weight / softmax.total, wrong / softmax.total
+
+
+@probabilities.defjvp
+def _probabilities_jvp(primals, tangents):
+    (logits,), (change,) = primals, tangents
+    likely, unlikely = probabilities(logits)
+    leads = is_class(logits, _leader(logits))
+    # From the leader on, whose own change then is a sum of small terms and no difference.
+    ahead = jnp.where(leads, change, 0.0).sum(-1, keepdims=True)
+    change = jnp.where(leads, 0.0, change - ahead)
+    change = likely * (change - (likely * change).sum(-1, keepdims=True))
+    return (likely, unlikely), (change, -change)

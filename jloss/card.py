@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 
-Values = Literal["element", "example", "list", "batch"]
+Values = Literal["element", "example", "list", "sequence", "batch"]
 Elicits = Literal["mean", "median", "quantile", "probability", "mode"]
 Invariance = Literal["shift", "scale", "translation", "permutation"]
 Constant = float | Callable[..., float]
@@ -30,7 +30,9 @@ class Domain:
     ``draw(rng, shape)`` gives ordinary values for predictions of that shape; ``edges`` are the
     values at which floating point or a definition is tried hardest. A domain of ``rows`` constrains
     the last axis as a whole, so that what it draws has its edges in it; one with ``drops`` has no
-    last axis (one label a row); ``soft`` ones are labels that may lie between the certain ones.
+    last axis (one label a row); ``soft`` ones are labels that may lie between the certain ones. A
+    hyper-parameter of a ``whole`` domain has the shape of the predictions, and not one value for
+    all that one value of the loss stands for.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Domain:
     rows: bool = False
     drops: bool = False
     soft: bool = False
+    whole: bool = False
 
 
 def _simplex(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
@@ -55,6 +58,12 @@ def _log_simplex(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray
     """Rows from nearly uniform to all but certain."""
     logits = rng.normal(size=shape) * 10 ** rng.uniform(-1.0, 2.5, (*shape[:-1], 1))
     return logits - np.logaddexp.reduce(logits, -1, keepdims=True)
+
+
+def _log_targets(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """Those of rows of which many are one-hot or have zeros."""
+    with np.errstate(divide="ignore"):
+        return np.log(_simplex(rng, shape))
 
 
 def _probability(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
@@ -74,6 +83,21 @@ LOGIT = Domain(
 )
 LOG_PROBABILITIES = Domain(
     "the logarithms of probabilities along the axis", _log_simplex, rows=True
+)
+COSINE = Domain(
+    "a number in [-1, 1]",
+    lambda rng, shape: rng.uniform(-1.0, 1.0, shape),
+    (0.0, 0.5, -1.0, 1.0),
+    (-1.1, 1.5, math.nan),
+)
+DEGREE = Domain(
+    "a number of at least 1",
+    lambda rng, shape: 1.0 + rng.lognormal(size=shape),
+    (1.0, 2.0, 3.0),
+    (0.5, -2.0, math.nan),
+)
+LOG_TARGETS = Domain(
+    "the logarithms of probabilities along the axis, minus infinity for 0", _log_targets, rows=True
 )
 EMBEDDING = Domain(
     "a vector along the axis", lambda rng, shape: rng.normal(size=shape), (0.0, 1.0, 1e-30, -1e30)
@@ -104,6 +128,12 @@ CLASS = Domain(
     outside=(-1, -100, 1_000_000),
     drops=True,
 )
+ONE_HOT = Domain(
+    "1 for one class along the axis, else 0",
+    lambda rng, shape: np.eye(shape[-1])[rng.integers(0, max(shape[-1], 1), shape[:-1])],
+    outside=(-1.0, 0.5, math.nan),
+    rows=True,
+)
 GROUP = Domain(
     "an integer that names a group",
     lambda rng, shape: rng.integers(0, 3, shape[:-1]).astype(np.int32),
@@ -124,11 +154,17 @@ NONNEGATIVE = Domain(
     (0.0, 0.5, 1.0, 5.0),
     (-1.0, math.nan),
 )
-AT_LEAST_MINUS_ONE = Domain(
-    "a number of at least -1",
+ABOVE_MINUS_ONE = Domain(
+    "a number above -1",
     lambda rng, shape: rng.lognormal(sigma=2.0, size=shape) - 1.0,
-    (0.0, 1.0, -0.5, 1e-6, -1e-4, 1e4, 1e30),
-    (-1.5, math.nan),
+    (0.0, 1.0, -0.5, 1e-6, -1e-4, 1e-30, 17.0, 1e4, 1e30),
+    (-1.5, -1.0, math.nan),
+)
+NONZERO = Domain(
+    "any number but 0",
+    lambda rng, shape: rng.normal(scale=3.0, size=shape),
+    (1.0, -1.0, 1e-30, -1e-6, 0.5, -17.0, 89.0, 1e30, -1e30),
+    (0.0, math.nan),
 )
 COEFFICIENT = Domain(
     "any number; claims are for those of at least -1",
@@ -172,20 +208,21 @@ class Card:
       name: the loss's name.
       loss: the function itself.
       family: the module it stands in, as ``"regression"``.
-      values: what one value stands for: an element, an example (a row), a list of items to rank, or
-        the whole batch.
+      values: what one value stands for: an element, an example (a row), a list of items to rank, a
+        sequence (of frames, which are rows), or the whole batch.
       predictions: the domain of the first argument.
       targets: the domain of the second.
       hyper: domains of the hyper-parameters that are traced.
       exact: ``exact(m, predictions, targets, **hyper)``, the formula as the source states it, for
         one value: on numbers, on lists of numbers for an example or a list, on a list of lists for
-        a batch. ``m`` is mpmath, where exp, log and the like come from.
+        a sequence or a batch. ``m`` is mpmath, where exp, log and the like come from.
       source: author, year, title.
       also: the same loss elsewhere: peer to its name there.
       ulp: how many units of ``eps * |exact|`` value and gradient may be off.
       scale: what these units count of where it is larger than the exact value: a constant, or a
         function of the hyper-parameters, or ``"input"``, the largest magnitude in the row of
-        predictions. Losses of a residual count from the residual as floating point rounds it.
+        predictions, or ``"unit"``, 1 for value and gradient alike, as suits logarithms of sums of
+        probabilities. Losses of a residual count from the residual as floating point rounds it.
       minimum: the smallest value there is. One of 0 claims also that no value is negative.
       minimizer: predictions at which the minimum is taken, a function of ``targets`` and those
         hyper-parameters that it names.
@@ -217,7 +254,7 @@ class Card:
     hyper: Mapping[str, Domain] = field(default_factory=dict)
     also: Mapping[str, str] = field(default_factory=dict)
     ulp: int = 4
-    scale: Constant | Literal["input"] = 0.0
+    scale: Constant | Literal["input", "unit"] = 0.0
     minimum: float | None = None
     minimizer: Callable[..., Any] | None = None
     maximum: float | None = None

@@ -2,8 +2,10 @@
 
 import argparse
 import contextlib
+import inspect
 import io
 import os
+import re
 import sys
 import tempfile
 import textwrap
@@ -15,6 +17,7 @@ from jloss import __version__
 from jloss._tables import BUILT_IN, InputError, library, load
 from jloss.card import CARDS
 from jloss.compare import EPOCHS, Comparison, check_outliers, choose, compare
+from jloss.peers import PEERS, differences, like
 from jloss.report import claims, summary, table_note, table_rows, verdict, write
 
 BAD_INPUT, INTERRUPTED = 2, 130
@@ -64,7 +67,15 @@ def _parser() -> argparse.ArgumentParser:
         title="commands", metavar="COMMAND", dest="command", required=True
     )
     _add_compare(commands)
-    losses = commands.add_parser("losses", help="list the catalogue", description=_losses.__doc__)
+    losses = commands.add_parser(
+        "losses",
+        help="list the catalogue, or what a loss of another library is called here",
+        description=_losses.__doc__,
+        epilog="example: jloss losses --like torch.nn.SmoothL1Loss",
+    )
+    losses.add_argument(
+        "--like", metavar="NAME", help=f"a loss of {', '.join(PEERS)}: what it is called here"
+    )
     losses.set_defaults(run=_losses)
     return parser
 
@@ -134,8 +145,11 @@ def _number(kind: type, wanted: str, fits: Callable[[float], bool]) -> Callable[
 # jloss losses
 
 
-def _losses(_: argparse.Namespace) -> None:
+def _losses(arguments: argparse.Namespace) -> None:
     """Lists every loss by family: what one value stands for, what is claimed of it, what it is."""
+    if arguments.like is not None:
+        _like(arguments.like)
+        return
     width = max(map(len, CARDS))
     families = sorted({card.family for card in CARDS.values()})
     for family in families:
@@ -146,6 +160,30 @@ def _losses(_: argparse.Namespace) -> None:
             print((head + f"\n{' ' * len(head)}".join(claimed)).rstrip())
             print(textwrap.indent(textwrap.fill(summary(card), WIDTH - 6), " " * 6))
         print()
+
+
+def _like(name: str) -> None:
+    try:
+        found = like(name)
+    except LookupError as error:
+        raise InputError(f"--like: {error.args[0]}") from error
+    for one in found:
+        given = one.given and f"({one.given})"
+        print(f"{one.peer}{given} is jloss.{one.card.name}{_signature(one.card.loss)}")
+        said = differences(one)
+        width = max(map(len, said))
+        for what, difference in said.items():
+            print(f"  {what:{width}}  {difference}")
+
+
+def _signature(loss: Callable[..., object]) -> str:
+    """As it is typed: without types, and a function by its name."""
+    signature = inspect.signature(loss)
+    plain = [
+        parameter.replace(annotation=parameter.empty) for parameter in signature.parameters.values()
+    ]
+    text = str(signature.replace(parameters=plain, return_annotation=signature.empty))
+    return re.sub(r"<function (\w+) at \w+>", r"\1", text)
 
 
 # jloss compare

@@ -1,4 +1,4 @@
-"""Pictures of sweeps, planes and training, by matplotlib. Computes nothing that is not drawn."""
+"""Pictures of sweeps, planes, spectra and training. Computes nothing that is not drawn."""
 
 import sys
 from collections.abc import Mapping
@@ -14,6 +14,8 @@ from jloss.sweep import Sweep
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+    from jloss.curvature import SpectralDensity
 
 # Okabe and Ito's colours, told apart under every kind of colour blindness; viridis likewise.
 _BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#595959"
@@ -194,6 +196,51 @@ def curves(history: Mapping[str, Any], name: str = "loss", ax: "Axes | None" = N
     ax.set(xlabel="epoch", ylabel=name, yscale=_scale(values))
     ax.xaxis.set_major_locator(optional("matplotlib.ticker", "plot").MaxNLocator(integer=True))
     ax.legend()
+    return ax
+
+
+def spectrum(
+    source: "SpectralDensity", width: float | None = None, ax: "Axes | None" = None
+) -> "Axes":
+    """The density of eigenvalues, logarithmic, with the band that all errors leave.
+
+    What is below a hundredth of one eigenvalue's peak, or a ten-millionth of the highest, is cut
+    off: it is the tail of the smoothing.
+
+    Args:
+      source: of `jloss.curvature.spectral_density`.
+      width: the standard deviation of the smoothing, as for its ``density``.
+      ax: where to draw; new Axes if not given.
+
+    Returns:
+      The matplotlib Axes, as those of `contour`.
+
+    Raises:
+      ValueError: ``width`` is not positive.
+      ImportError: matplotlib is missing.
+
+    >>> bowl = lambda params, batch: jloss.average(batch * jnp.sum(params**2))
+    >>> operator = jloss.curvature.hessian(bowl, jnp.zeros(9), [jnp.ones(3)])
+    >>> jloss.plot.spectrum(jloss.curvature.spectral_density(operator)).get_xlabel()
+    'eigenvalue'
+    """
+    width = source.width if width is None else width
+    low, high = source.support
+    x = np.linspace(low - 4 * width, high + 4 * width, 801)
+    found = source.density(x, width)
+    size, value = np.asarray(found.errors.total), np.asarray(found.value)
+    floor = max(1e-7 * value.max(), 1e-2 / (source.size * width * np.sqrt(2 * np.pi)))
+    ax = _axes() if ax is None else ax
+    style = {"color": _BLUE, "linewidth": 0.0}
+    below, above = np.maximum(value - size, floor), np.maximum(value + size, floor)
+    ax.fill_between(x, below, above, alpha=0.25, label="95% band of all errors", **style)
+    ax.plot(x, np.where(value > floor, value, np.nan), color=_BLUE, label="density")
+    if low < 0 < high:
+        ax.axvline(0.0, color=_GREY, linestyle="--", linewidth=1)
+    ax.set(xlabel="eigenvalue", ylabel=f"density (smoothed by {width:.2g})")
+    ax.set(yscale="log", ylim=(floor, 2 * above.max()), xlim=(x[0], x[-1]))
+    _thin_ticks(ax.xaxis)
+    _add_legend(ax, gaps=False)
     return ax
 
 

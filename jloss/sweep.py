@@ -1,19 +1,35 @@
 """Sweeps: a function of named coordinates on their whole grid. Knows no loss and no model."""
 
+import contextlib
 import inspect
+import itertools
 import math
-from collections.abc import Callable, Mapping
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.core import Tracer
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-# As many points as fill the arithmetic units for most functions; memory grows with it.
-_POINTS_AT_ONCE = 1024
+from jloss import _store
+from jloss._optional import optional
+from jloss.average import Average
+
+_SECONDS = 0.5  # that a block is to take: what an interrupt or a kill may cost
+_FEW, _MANY = 1, 1024  # points at a time that are tried
+_HOST_MEMORY = 2**26  # what a processor's caches still help with, in bytes
+
+
+# The result --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -23,15 +39,17 @@ class Sweep:
     Attributes:
       axes: the coordinates by name, in the order of the grid.
       values: what the function returned; every array has the grid's dimensions in front.
+      paired: whether the coordinates went together, point by point, so that there is one dimension.
     """
 
     axes: dict[str, Any]
     values: Any
+    paired: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The number of points along each axis."""
-        return tuple(map(_length, self.axes.values()))
+        """The number of points along each dimension."""
+        return _shape(self.axes, self.paired)
 
     def argmin(self, name: str | None = None) -> dict[str, Any]:
         """The coordinates of the smallest finite value; the first of several.
@@ -55,17 +73,15 @@ class Sweep:
         finite = np.isfinite(values)
         if not finite.any():
             raise ValueError(f"Sweep.argmin: none of the {values.size} values is finite")
-        place = np.unravel_index(np.argmin(np.where(finite, values, np.inf)), self.shape)
-        return {
-            axis: _pick(self.axes[axis], index)
-            for axis, index in zip(self.axes, place, strict=True)
-        }
+        place = int(np.argmin(np.where(finite, values, np.inf)))
+        return _coordinates(self.axes, self.paired, place)
 
     def numbers(self, name: str | None = None) -> Array:
         """The values that are one number per point: all of them, or those of that name.
 
         Args:
-          name: a key or a field of the values, where the function returned several.
+          name: a key or a field of the values, where the function returned several. Of an
+            `Average` the value is taken if no field is named.
 
         Returns:
           An array of the grid's shape.
@@ -82,15 +98,17 @@ class Sweep:
                 raise ValueError(
                     f"Sweep: no values named {name!r}; there are {self._names()}"
                 ) from None
-        leaves = jax.tree.leaves(values)
+        leaves = jax.tree.leaves(values, is_leaf=_is_average)
         if len(leaves) != 1:
             raise ValueError(f"Sweep: name one of the values: {self._names()}")
-        if leaves[0].shape != self.shape:
+        (array,) = leaves
+        array = array.value if _is_average(array) else array
+        if array.shape != self.shape:
             raise ValueError(
-                f"Sweep: one number per point is needed, not arrays of {leaves[0].shape} on a "
+                f"Sweep: one number per point is needed, not arrays of {array.shape} on a "
                 f"grid of {self.shape}"
             )
-        return leaves[0]
+        return array
 
     def plot(self, name: str | None = None, ax: Any = None) -> Any:
         """Draws the values: a line over one axis, contours over two (needs matplotlib).
@@ -110,20 +128,109 @@ class Sweep:
 
         return (plot.line if len(self.axes) == 1 else plot.contour)(self, name=name, ax=ax)
 
+    def to_xarray(self) -> Any:
+        """The values as an `xarray.Dataset` (needs xarray).
+
+        Returns:
+          A variable for each array of the values, with a dimension for each axis, and coordinates
+          for those that are numbers. A single array is called ``value``.
+
+        Raises:
+          ImportError: xarray is missing.
+
+        >>> grid = jloss.sweep(lambda x, y: x - y, x=jnp.arange(2.0), y=jnp.arange(3.0))
+        >>> grid.to_xarray()["value"].sel(x=1.0, y=2.0).item()
+        -1.0
+        """
+        xarray = optional("xarray", "sweep")
+        dimensions = ("point",) if self.paired else tuple(self.axes)
+        coordinates = {
+            name: (dimensions[:1] if self.paired else name, np.asarray(axis))
+            for name, axis in self.axes.items()
+            if isinstance(axis, Array) and axis.ndim == 1 and not _is_key(axis)
+        }
+        variables = {}
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self.values):
+            name = jax.tree_util.keystr(path, simple=True, separator=".") or "value"
+            inner = tuple(f"{name}_{i}" for i in range(leaf.ndim - len(dimensions)))
+            variables[name] = (dimensions + inner, np.asarray(leaf))
+        return xarray.Dataset(variables, coordinates)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes axes and values into one ``.npz`` file that numpy opens as well.
+
+        Args:
+          path: the file; it is replaced as a whole, or not at all.
+
+        >>> import tempfile
+        >>> grid = jloss.sweep(lambda x: {"cube": x**3}, x=jnp.arange(3.0))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     grid.save(f"{folder}/grid.npz")
+        ...     jloss.Sweep.load(f"{folder}/grid.npz").values
+        {'cube': Array([0., 1., 8.], dtype=float32)}
+        """
+        tree = {"axes": list(self.axes.items()), "values": self.values, "paired": self.paired}
+        _store.save(Path(path), tree)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> "Sweep":
+        """Reads what `save` wrote, or the folder of a finished sweep.
+
+        Named tuples among the values come back as dictionaries.
+
+        Args:
+          path: the file, or the folder given as ``out``.
+
+        Returns:
+          The `Sweep`.
+
+        Raises:
+          ValueError: it is neither, or blocks of the folder are missing.
+        """
+        path = Path(path)
+        tree = _store.Folder(path).read() if path.is_dir() else _store.load(path)
+        return Sweep(dict(tree["axes"]), tree["values"], tree["paired"])
+
     def _names(self) -> str:
         fields = jax.tree_util.tree_leaves_with_path(self.values)
         return ", ".join(jax.tree_util.keystr(path, simple=True) for path, _ in fields)
 
 
-def sweep(function: Callable[..., Any], /, *, batch_size: int | None = None, **axes: Any) -> Sweep:
+# The sweep ---------------------------------------------------------------------------------------
+
+
+def sweep(
+    function: Callable[..., Any],
+    /,
+    *,
+    data: Iterable[Any] | None = None,
+    paired: bool = False,
+    batch_size: int | None = None,
+    memory_limit: int | None = None,
+    mesh: Mesh | None = None,
+    out: str | os.PathLike[str] | None = None,
+    progress: bool = False,
+    **axes: Any,
+) -> Sweep:
     """Evaluates a function on the grid of all combinations of its coordinates.
 
-    Points are taken together by `jax.vmap`, ``batch_size`` at a time, in one compiled program.
+    Points are taken together by `jax.vmap`, as many at a time as measuring finds best, on all
+    devices of this process. In a `jax.distributed` job each process does its share and all get
+    the whole. Values that are `Average` are added up over the batches of ``data``, so that they
+    are exact for data that no memory holds.
 
     Args:
       function: takes the coordinates by name and returns any pytree of arrays; must be traceable.
-      batch_size: points at a time; what a point needs in memory is needed so many times. At most
-        1024 if not given.
+        With ``data`` it takes a batch first.
+      data: batches, each a pytree of arrays. All that the function returns is then an `Average`.
+      paired: the coordinates go together point by point, as in `zip`, and are of one length.
+      batch_size: points at a time on each device, if not to be chosen here.
+      memory_limit: bytes that a device may use for the points it has at a time; 64 MiB on a
+        processor and half of what is free on an accelerator, if not given.
+      mesh: the devices over which points are shared out; all local ones if not given.
+      out: a folder in which finished blocks are kept, so that a sweep that was interrupted or
+        killed goes on from there when it is called again.
+      progress: whether to show a bar (needs tqdm).
       axes: the coordinates by name: arrays, with one entry per point along the first axis (of any
         shape: numbers, keys, vectors), or pytrees of such arrays. Dtypes are kept.
 
@@ -131,51 +238,357 @@ def sweep(function: Callable[..., Any], /, *, batch_size: int | None = None, **a
       A `Sweep`. Values that are not finite stay as they are.
 
     Raises:
-      ValueError: no axes, an axis without points or without a length, batch_size below 1.
-      TypeError: the coordinates do not fit the function, or it returns no arrays.
+      ValueError: no axes, an axis without points or without a length, axes of different lengths
+        that are paired, batch_size below 1, data without batches, a single point that needs more
+        than the memory limit, a folder with another sweep in it or in use by another process.
+      TypeError: the coordinates do not fit the function, it returns no arrays, or with data no
+        averages, or a mesh is none.
+      OSError: a block could not be written; those before it are kept.
 
     >>> grid = jloss.sweep(lambda x, y: x - y, x=jnp.array([1, 2, 3]), y=jnp.array([0, 1]))
     >>> grid.values
     Array([[1, 0],
            [2, 1],
            [3, 2]], dtype=int32)
+    >>> halves = [jnp.array([1.0, 2.0, 3.0]), jnp.array([6.0])]
+    >>> far = lambda batch, shift: jloss.average((batch - shift) ** 2)
+    >>> jloss.sweep(far, data=halves, shift=jnp.array([0.0, 3.0])).values.value
+    Array([12.5,  3.5], dtype=float32)
     """
     axes = {name: _axis(name, axis) for name, axis in axes.items()}
     if not axes:
         raise ValueError("sweep: no coordinates; give at least one, as in delta=jnp.linspace(0, 1)")
-    _check_names(function, axes)
+    _check_names(function, axes, () if data is None else (None,))
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"sweep: batch_size must be at least 1, not {batch_size}")
-    shape = tuple(map(_length, axes.values()))
-    batch_size = min(batch_size or _POINTS_AT_ONCE, math.prod(shape))
+    if paired and len(set(map(_length, axes.values()))) > 1:
+        lengths = ", ".join(f"{name} {_length(axis)}" for name, axis in axes.items())
+        raise ValueError(f"sweep: paired axes must be of one length, not {lengths}")
+    points = _Points(function, axes, paired, data is not None)
+    batches = _Batches(data, again=out is not None)
+    traced, shapes = points.trace(batches.first)
+    if any(isinstance(leaf, Tracer) for leaf in (*traced.consts, *points.leaves())):
+        values = _transformed(points, batches, batch_size or _MANY)
+    else:
+        folder = None if out is None else _folder(Path(out), points, batches, traced)
+        with folder or contextlib.nullcontext(), _bar(progress, points, batches) as advance:
+            devices = _devices(mesh)
+            plan = folder.plan(_Plan) if folder else None
+            plan = plan or _plan(points, batches.first, devices, batch_size, memory_limit)
+            if folder:
+                folder.open(plan, shapes, points.size)
+            run = _Runner(points, plan, devices)
+            values = _all_blocks(run, plan, points, batches, shapes, folder, advance)
+    return Sweep(axes, points.on_grid(values), paired)
 
-    def at(place: tuple[Array, ...], columns: tuple[Any, ...]) -> Any:
+
+def one_device_per_core(cores: int | None = None) -> None:
+    """Makes every core of this processor a device of its own, which sweeps then share out over.
+
+    Each core does whole points, so that none waits for another. To be called before JAX is first
+    used; as an environment variable:
+    ``XLA_FLAGS="--xla_force_host_platform_device_count=8 --xla_cpu_multi_thread_eigen=false"``.
+
+    Args:
+      cores: how many; all that this process may run on if not given.
+
+    Raises:
+      RuntimeError: JAX has been used already.
+    """
+    available = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
+    jax.config.update("jax_num_cpu_devices", cores or len(available))
+
+
+# Points and batches ------------------------------------------------------------------------------
+
+
+class _Points:
+    """The points of a grid by their number, and the function at each."""
+
+    def __init__(
+        self, function: Callable[..., Any], axes: dict[str, Any], paired: bool, data: bool
+    ):
+        self.function, self.axes, self.paired, self.data = function, axes, paired, data
+        self.shape = _shape(axes, paired)
+        self.size = math.prod(self.shape)
+        # A tuple: a dict would come out of jit with its keys sorted.
+        self.columns = tuple(axes.values())
+
+    def at(self, point: Array, columns: tuple[Any, ...], batch: Any) -> Any:
+        place = (point,) * len(columns) if self.paired else jnp.unravel_index(point, self.shape)
         coordinates = map(_pick, columns, place)
-        return _arrays(function, function(**dict(zip(axes, coordinates, strict=True))))
+        arguments = dict(zip(self.axes, coordinates, strict=True))
+        values = self.function(*(batch,) if self.data else (), **arguments)
+        return _arrays(self.function, values, self.data)
 
-    # Axes go in as a tuple: a dict would come out of jit with its keys sorted.
-    evaluate = jax.jit(partial(_evaluate, at, shape, batch_size))
-    return Sweep(axes, evaluate(tuple(axes.values())))
+    def trace(self, batch: Any) -> tuple[Any, Any]:
+        """The function at one point as a jaxpr, and the shapes of what it returns."""
+        return jax.make_jaxpr(self.at, return_shape=True)(jnp.zeros((), int), self.columns, batch)
+
+    def leaves(self) -> list[Any]:
+        return jax.tree.leaves(self.columns)
+
+    def on_grid(self, values: Any) -> Any:
+        return jax.tree.map(lambda x: jnp.asarray(x).reshape(*self.shape, *x.shape[1:]), values)
 
 
-def _evaluate(
-    at: Callable, shape: tuple[int, ...], batch_size: int, columns: tuple[Any, ...]
+class _Batches:
+    """The batches of the data; a single empty one where there are none."""
+
+    def __init__(self, data: Iterable[Any] | None, again: bool):
+        self.data: Iterable[Any] = [()] if data is None else data
+        self.count = len(self.data) if hasattr(self.data, "__len__") else None  # type: ignore
+        once = iter(self.data) is self.data
+        if once and again:
+            raise ValueError(
+                "sweep: with out, data must be something that can be walked again, as a list, and "
+                "not an iterator"
+            )
+        walk = iter(self.data)
+        try:
+            self.first = next(walk)
+        except StopIteration:
+            raise ValueError("sweep: data has no batches") from None
+        if once:
+            self.data = itertools.chain([self.first], walk)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.data)
+
+
+def _devices(mesh: Mesh | None) -> list[Any]:
+    if mesh is None:
+        return jax.local_devices()
+    if not isinstance(mesh, Mesh):
+        raise TypeError(f"sweep: mesh must be a jax.sharding.Mesh, not {type(mesh).__name__}")
+    return [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
+
+
+# How many points at a time -----------------------------------------------------------------------
+
+
+class _Plan(NamedTuple):
+    """How points are grouped.
+
+    Attributes:
+      batch: points that a device takes together.
+      block: points that are dispatched together, to all devices.
+    """
+
+    batch: int
+    block: int
+
+
+def _plan(
+    points: _Points,
+    batch: Any,
+    devices: list[Any],
+    batch_size: int | None,
+    memory_limit: int | None,
+) -> _Plan:
+    """Measures which number of points at a time is fastest, among those that fit into memory."""
+    share = -(-points.size // len(devices))
+    limit = memory_limit or _free_memory(devices[0])
+    if batch_size is not None:
+        chosen = min(batch_size, share)
+        return _Plan(chosen, _blocks(chosen, share, None) * len(devices))
+    few = _Candidate(points, batch, min(_FEW, share))
+    if few.memory > limit:
+        raise ValueError(
+            f"sweep: a single point needs {few.memory} bytes, more than memory_limit={limit}"
+        )
+    many = min(share, _MANY, max(1, limit // max(few.memory, 1)))
+    candidates = [few]
+    # XLA's processor backend turns a batch of kernels into a grouped convolution, which is slow.
+    if many > few.points and not (devices[0].platform == "cpu" and few.convolves):
+        other = _Candidate(points, batch, many)
+        while other.memory > limit and other.points > 1:
+            other = _Candidate(points, batch, other.points // 2)
+        candidates.append(other)
+    best = min(candidates, key=lambda candidate: candidate.seconds / candidate.points)
+    chunks = max(1, int(_SECONDS / best.seconds)) if len(candidates) > 1 or share > 1 else 1
+    return _Plan(best.points, _blocks(best.points, share, chunks) * len(devices))
+
+
+def _blocks(batch: int, share: int, chunks: int | None) -> int:
+    """The points of a block on one device: whole batches, and not many more than there are."""
+    most = -(-share // batch)
+    return batch * min(most, chunks or max(1, _MANY // batch))
+
+
+def _free_memory(device: Any) -> int:
+    stats = device.memory_stats() or {}
+    if device.platform == "cpu" or "bytes_limit" not in stats:
+        return _HOST_MEMORY
+    return (stats["bytes_limit"] - stats.get("bytes_in_use", 0)) // 2
+
+
+class _Candidate:
+    """A number of points at a time, compiled: what it needs and how long it takes."""
+
+    def __init__(self, points: _Points, batch: Any, count: int):
+        self.points = count
+        self._arguments = (jnp.arange(count), points.columns, batch)
+        lowered = jax.jit(jax.vmap(points.at, in_axes=(0, None, None))).lower(*self._arguments)
+        self.convolves = "convolution" in lowered.as_text()
+        self._run = lowered.compile()
+        analysis: Any = self._run.memory_analysis()
+        self.memory = analysis.temp_size_in_bytes + analysis.output_size_in_bytes
+
+    @property
+    def seconds(self) -> float:
+        """The shortest of a few runs."""
+        found = []
+        while len(found) < 2 or (sum(found) < 0.05 and len(found) < 10):
+            start = time.perf_counter()
+            jax.block_until_ready(self._run(*self._arguments))
+            found.append(time.perf_counter() - start)
+        return min(found[1:])
+
+
+# Evaluation --------------------------------------------------------------------------------------
+
+
+class _Runner:
+    """The one compiled program, which does a block of points on all devices."""
+
+    def __init__(self, points: _Points, plan: _Plan, devices: list[Any]):
+        self.points, self.plan = points, plan
+        mesh = Mesh(np.asarray(devices), ("points",))
+        self._everywhere = NamedSharding(mesh, PartitionSpec())
+        self._shared_out = NamedSharding(mesh, PartitionSpec("points"))
+        self._columns = jax.device_put(points.columns, self._everywhere)
+        several = partial(_in_batches, points.at, plan.batch)
+        if len(devices) > 1:
+            several = jax.shard_map(
+                several,
+                mesh=mesh,
+                in_specs=(PartitionSpec("points"), PartitionSpec(), PartitionSpec()),
+                out_specs=PartitionSpec("points"),
+                check_vma=False,
+            )
+        self._run = jax.jit(several)
+
+    def put(self, batch: Any) -> Any:
+        return jax.device_put(batch, self._everywhere)
+
+    def start(self, block: int, batch: Any) -> Any:
+        """Dispatches a block; its last points stand for those that a last block lacks."""
+        places = block * self.plan.block + np.arange(self.plan.block)
+        places = jax.device_put(np.minimum(places, self.points.size - 1), self._shared_out)
+        return self._run(places, self._columns, batch)
+
+
+def _in_batches(at: Callable[..., Any], size: int, places: Array, columns: Any, batch: Any) -> Any:
+    together = jax.vmap(at, in_axes=(0, None, None))
+    values = lax.map(lambda some: together(some, columns, batch), places.reshape(-1, size))
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), values)
+
+
+def _transformed(points: _Points, batches: _Batches, size: int) -> Any:
+    """All values within a program that is being traced, where nothing can be measured or kept."""
+    size = min(size, points.size)
+    places = jnp.minimum(jnp.arange(-(-points.size // size) * size), points.size - 1)
+    total, *rest = [
+        _in_batches(points.at, size, places, points.columns, batch) for batch in batches
+    ]
+    for part in rest:
+        total = jax.tree.map(jnp.add, total, part)
+    return jax.tree.map(lambda leaf: leaf[: points.size], total)
+
+
+def _all_blocks(
+    run: _Runner,
+    plan: _Plan,
+    points: _Points,
+    batches: _Batches,
+    shapes: Any,
+    folder: "_store.Folder | None",
+    advance: Callable[[int], Any],
 ) -> Any:
-    """The function on the grid, chunk by chunk."""
-    # The last chunk is filled up with the last point, so that one program serves them all.
-    points = math.prod(shape)
-    chunks = -(-points // batch_size)
-    order = jnp.minimum(jnp.arange(chunks * batch_size), points - 1)
-    values = lax.map(
-        jax.vmap(lambda point: at(jnp.unravel_index(point, shape), columns)),
-        order.reshape(chunks, batch_size),
+    """The values at all points: the blocks of this process evaluated, the others fetched."""
+    count = -(-points.size // plan.block)
+    todo = [block for block in range(count) if not folder or block not in folder.done]
+    mine = todo[jax.process_index() :: jax.process_count()]
+    values = jax.tree.map(lambda s: np.zeros((points.size, *s.shape), s.dtype), shapes)
+
+    def part(block: int) -> slice:
+        return slice(block * plan.block, min((block + 1) * plan.block, points.size))
+
+    def add(block: int, found: Any) -> None:
+        here = part(block)
+        for leaf, new in zip(*map(jax.tree.leaves, (values, found)), strict=True):
+            leaf[here] += np.asarray(new)[: here.stop - here.start].astype(leaf.dtype)
+        advance(here.stop - here.start)
+
+    if folder:
+        for block in mine:
+            for batch in map(run.put, batches):
+                add(block, run.start(block, batch))
+            folder.write(block, _picked(values, part(block)))
+        _wait_for_all("sweep")
+        for block in range(count):
+            if block not in mine:
+                _copy(folder.read_block(block), values, part(block))
+        return values
+    for batch in map(run.put, batches):
+        ahead = None
+        for block in mine:  # the next one is dispatched before the last one is fetched
+            started = block, run.start(block, batch)
+            if ahead:
+                add(*ahead)
+            ahead = started
+        if ahead:
+            add(*ahead)
+    return values if jax.process_count() == 1 else _exchanged(values)
+
+
+def _picked(values: Any, at: slice) -> Any:
+    return jax.tree.map(lambda leaf: leaf[at], values)
+
+
+def _copy(found: Iterable[np.ndarray], values: Any, at: slice) -> None:
+    for leaf, new in zip(jax.tree.leaves(values), found, strict=True):
+        leaf[at] = new
+
+
+def _exchanged(values: Any) -> Any:
+    """The sum over all processes, each of which has zeros where it did nothing."""
+    return jax.tree.map(
+        lambda leaf: multihost_utils.process_allgather(leaf).sum(0, dtype=leaf.dtype), values
     )
 
-    def unfold(leaf: Array) -> Array:
-        rest = leaf.shape[2:]
-        return leaf.reshape(-1, *rest)[:points].reshape(*shape, *rest)
 
-    return jax.tree.map(unfold, values)
+def _wait_for_all(name: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+@contextlib.contextmanager
+def _bar(shown: bool, points: _Points, batches: _Batches) -> Iterator[Callable[[int], Any]]:
+    """A progress bar over points, to be told of those that are done; or nothing."""
+    if not shown:
+        yield lambda done: None
+        return
+    total = points.size * batches.count if batches.count else None
+    with optional("tqdm", "sweep").tqdm(total=total, unit="point") as bar:
+        yield bar.update
+
+
+def _folder(path: Path, points: _Points, batches: _Batches, traced: Any) -> _store.Folder:
+    """The folder of finished blocks, which knows what must not change before it is resumed."""
+    identity = {
+        "function": _store.digest([_store.program_text(traced), *traced.consts]),
+        "axes": _store.digest([*points.axes, points.columns]),
+        "data": _store.digest(batches),
+    }
+    head = {"axes": list(points.axes.items()), "paired": points.paired}
+    return _store.Folder(path, identity, head)
+
+
+# Axes --------------------------------------------------------------------------------------------
 
 
 def _axis(name: str, axis: Any) -> Any:
@@ -198,29 +611,52 @@ def _length(axis: Any) -> int:
     return len(jax.tree.leaves(axis)[0])
 
 
+def _shape(axes: Mapping[str, Any], paired: bool) -> tuple[int, ...]:
+    lengths = tuple(map(_length, axes.values()))
+    return lengths[:1] if paired else lengths
+
+
+def _coordinates(axes: Mapping[str, Any], paired: bool, point: int) -> dict[str, Any]:
+    place = (point,) * len(axes) if paired else np.unravel_index(point, _shape(axes, paired))
+    return {
+        name: _pick(axis, index) for (name, axis), index in zip(axes.items(), place, strict=True)
+    }
+
+
 def _pick(axis: Any, index: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf[index], axis)
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _is_average(node: Any) -> bool:
+    return isinstance(node, Average)
+
+
+# The function ------------------------------------------------------------------------------------
 
 
 def _name(function: Callable) -> str:
     return getattr(function, "__name__", type(function).__name__)
 
 
-def _check_names(function: Callable, axes: Mapping[str, Any]) -> None:
+def _check_names(function: Callable, axes: Mapping[str, Any], first: tuple[Any, ...]) -> None:
     try:
         signature = inspect.signature(function)
     except ValueError:  # some builtins have none; they complain when they are called
         return
     try:
-        signature.bind(**axes)
+        signature.bind(*first, **axes)
     except TypeError as error:
+        given = ", ".join([*("a batch of data" for _ in first), *axes])
         raise TypeError(
-            f"sweep: the coordinates {', '.join(axes)} do not fit {_name(function)}{signature}: "
-            f"{error}"
+            f"sweep: the coordinates {given} do not fit {_name(function)}{signature}: {error}"
         ) from None
 
 
-def _arrays(function: Callable, values: Any) -> Any:
+def _arrays(function: Callable, values: Any, data: bool) -> Any:
     leaves = jax.tree.leaves(values)
     wrong = [
         leaf for leaf in leaves if not isinstance(leaf, (Array, np.ndarray, np.number, float, int))
@@ -228,4 +664,10 @@ def _arrays(function: Callable, values: Any) -> Any:
     if wrong or not leaves:
         kind = type(wrong[0]).__name__ if wrong else type(values).__name__
         raise TypeError(f"sweep: {_name(function)} must return arrays, not {kind}")
+    nodes = jax.tree.leaves(values, is_leaf=_is_average)
+    if data and not all(map(_is_average, nodes)):
+        raise TypeError(
+            f"sweep: with data, {_name(function)} must return jloss.average(...), which adds up "
+            "over batches, and nothing else"
+        )
     return jax.tree.map(jnp.asarray, values)

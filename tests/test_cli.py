@@ -292,3 +292,20 @@ def test_a_reader_that_leaves_early_is_no_error():
     )
     os.close(writing)
     assert (said.returncode, said.stderr) == (0, "")
+
+
+def test_losses_like_a_peers_says_what_it_is_called_here_and_what_differs(capsys):
+    assert cli.main(["losses", "--like", "torch.nn.CrossEntropyLoss"]) == 0
+    said = capsys.readouterr().out
+    assert (
+        "torch.nn.CrossEntropyLoss is jloss.softmax_cross_entropy(logits, labels, axis=-1" in said
+    )
+    assert "  axis       classes on axis 1 there, on the last here: axis=1\n" in said
+    assert "reduce_fn=mean)" not in said and "<" not in said
+
+
+def test_losses_like_nothing_gets_one_line(capsys):
+    assert cli.main(["losses", "--like", "torch.nn.HuberLos"]) == 2
+    complaint = capsys.readouterr().err
+    assert complaint.startswith("jloss: --like: ") and complaint.count("\n") == 1
+    assert "near: torch.nn.HuberLoss" in complaint

@@ -7,7 +7,7 @@ import pytest
 from sklearn.decomposition import PCA
 
 from jloss.average import average
-from jloss.landscape import path_directions, plane, random_directions
+from jloss.landscape import barrier, line, path_directions, plane, random_directions, volume
 from jloss.objective import objective
 
 KEY = jax.random.key(0)
@@ -186,6 +186,7 @@ def test_a_path_in_a_skewed_plane_is_projected_by_least_squares():
     bowl = lambda p, batch: average(jnp.sum(p**2) * batch)  # noqa: E731
     found = plane(bowl, centre, jnp.ones(1), directions=(one, two), path=path, resolution=2)
     np.testing.assert_allclose(found.path, [[2, -3], [-1, 0], [0, 0]], atol=1e-12)
+    np.testing.assert_allclose(found.off_plane, [5, 0, 0], atol=1e-12)
 
 
 def test_a_path_gives_its_own_directions_and_a_span_that_covers_it():
@@ -227,7 +228,7 @@ def test_half_precision_parameters_stay_so_on_the_plane():
         return average(params * batch)
 
     plane(spy, jnp.ones((2, 2), jnp.bfloat16), jnp.ones((2, 2)), resolution=2)
-    assert seen == [jnp.bfloat16]
+    assert set(seen) == {jnp.dtype(jnp.bfloat16)}
 
 
 @pytest.mark.parametrize(
@@ -256,3 +257,79 @@ def test_params_of_zero_have_no_random_plane():
     zeros = jax.tree.map(jnp.zeros_like, PARAMS)
     with pytest.raises(ValueError, match="random ones have the size of the params"):
         plane(lambda p, batch: average(p["dense"]), zeros, None, key=KEY)
+
+
+NETWORK = objective(lambda p, x: jnp.tanh(x @ p["dense"] + p["bias"]), lambda p, t: (p - t) ** 2)
+ROWS = np.random.default_rng(3).normal(size=(11, 7)).astype(np.float32)
+WHOLE = (ROWS[:, :4], ROWS[:, 4:])
+PARTS = [(ROWS[part, :4], ROWS[part, 4:]) for part in (slice(0, 2), slice(2, 7), slice(7, 11))]
+
+
+@pytest.mark.parametrize(
+    "data", [PARTS, tuple(PARTS), "iterator"], ids=["list", "tuple", "iterator"]
+)
+def test_a_plane_over_unequal_batches_is_that_of_them_all(data):
+    data = iter(PARTS) if data == "iterator" else data
+    whole = plane(NETWORK, PARAMS, WHOLE, key=KEY, resolution=3)
+    found = plane(NETWORK, PARAMS, data=data, key=KEY, resolution=3)
+    np.testing.assert_allclose(found.values, whole.values, rtol=1e-6)
+
+
+def test_a_plane_through_the_last_layer_alone_is_the_plain_one():
+    head = jax.tree.map(jnp.zeros_like, PARAMS)
+    directions = [head | {"bias": x} for x in (jnp.array([1.0, 0.0, 0.0]), jnp.array([0, 1.0, 0]))]
+    found = plane(NETWORK, PARAMS, WHOLE, directions=directions, resolution=3)
+    moved = PARAMS | {"bias": PARAMS["bias"] + jnp.array([-1.0, 1.0, 0.0])}
+    np.testing.assert_allclose(found.values[0, 2], NETWORK(moved, WHOLE).value, rtol=1e-6)
+
+
+def test_a_line_between_two_solutions_starts_and_ends_in_them():
+    other = jax.tree.map(lambda leaf: -0.5 * leaf, PARAMS)
+    found = line(NETWORK, PARAMS, WHOLE, to=other, resolution=5)
+    assert found.shape == (5,)
+    ends = [NETWORK(p, WHOLE).value for p in (PARAMS, other)]
+    np.testing.assert_allclose(found.values[jnp.array([0, -1])], ends, rtol=1e-6)
+    straight = np.linspace(*map(float, ends), 5)
+    np.testing.assert_allclose(barrier(found), max(found.values - straight), rtol=1e-5)
+    assert found.plot().get_xlabel() == "a"
+
+
+def test_a_line_goes_a_random_way_if_none_is_named():
+    found = line(NETWORK, PARAMS, data=PARTS, key=KEY, resolution=3)
+    way, _ = random_directions(KEY, PARAMS)
+    back = jax.tree.map(lambda p, d: p - d, PARAMS, way)
+    np.testing.assert_allclose(found.values[0], NETWORK(back, WHOLE).value, rtol=1e-6)
+
+
+def test_a_volume_is_the_objective_at_its_points():
+    found = volume(skewed, {"x": 1.0, "y": jnp.array([2.0, 3.0])}, jnp.ones(2), resolution=3,
+        directions=(*AXES, {"x": 0.0, "y": np.array([0.0, 1.0])}), span=2.0)  # fmt: skip
+    assert found.shape == (3, 3, 3)
+    np.testing.assert_allclose(found.values[0, 2, 1], (-1) ** 2 + 3 * 4 + -1 * 1.0, rtol=1e-6)
+    np.testing.assert_allclose(found.values[2, 1, 0], 3**2 + 3 * 2 + 3 * 1.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: line(skewed, CENTRE, jnp.ones(1), direction=AXES[0], to=CENTRE), "not both"),
+        (lambda: line(skewed, CENTRE, jnp.ones(1), direction={"x": 1.0}), "a direction must have"),
+        (lambda: line(skewed, CENTRE, jnp.ones(1), to={"x": 1.0}), "line: to must have"),
+        (lambda: line(skewed, CENTRE, jnp.ones(1), to=CENTRE), "the direction is zero"),
+        (lambda: line(skewed, CENTRE, jnp.ones(1), direction=AXES[0], span=(1, 0)), "a0 < a1"),
+        (lambda: line(skewed, CENTRE, jnp.ones(1), resolution=1), "at least 2, not 1"),
+        (lambda: line(skewed, CENTRE), "a batch, or data with batches, and not both"),
+        (lambda: line(skewed, CENTRE, 1, data=[1]), "a batch, or data with batches, and not both"),
+        (lambda: line(skewed, CENTRE, data=[], direction=AXES[0]), "data has no batches"),
+        (lambda: volume(skewed, CENTRE, 1.0, directions=AXES), "three directions are needed"),
+        (lambda: volume(skewed, CENTRE, 1.0, directions=(*AXES, AXES[0])), "span no volume"),
+    ],
+)
+def test_a_mistake_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_an_objective_that_returns_no_average_is_refused():
+    with pytest.raises(TypeError, match=r"must return jloss.average\(...\), not"):
+        plane(lambda p, batch: p["x"] * batch, CENTRE, jnp.ones(2), directions=AXES)

@@ -34,17 +34,18 @@ def test_a_grid_larger_than_one_chunk_is_complete():
 
 
 def test_all_points_are_compiled_once():
-    traced = []
+    seen = []
+    jax.monitoring.register_event_duration_secs_listener(lambda event, *_, **__: seen.append(event))
+    axes = {"x": jnp.arange(5.0), "y": jnp.arange(3.0)}
+    sweep(lambda x, y: x * y, batch_size=4, **axes)
+    sweep(lambda x, y: x - y, batch_size=4, **axes)
+    seen.clear()
+    sweep(lambda x, y: x * jnp.sin(y), batch_size=4, **axes)
+    assert sum("backend_compile" in event for event in seen) == 1
 
-    def counted(x, y):
-        traced.append(1)
-        return x * y
 
-    sweep(counted, batch_size=4, x=jnp.arange(5.0), y=jnp.arange(3.0))
-    assert len(traced) == 1
-
-
-def test_no_more_points_than_asked_for_are_taken_together():
+def spied_sizes(**options):
+    """How many points are taken together, as `jax.vmap` sees it."""
     sizes = []
 
     @jax.custom_batching.custom_vmap
@@ -56,10 +57,42 @@ def test_no_more_points_than_asked_for_are_taken_together():
         sizes.append(size)
         return x, batched[0]
 
-    sweep(lambda x: spied(x), batch_size=3, x=jnp.arange(8.0))
-    sweep(lambda x: spied(x), x=jnp.arange(8.0))
-    sweep(lambda x: spied(x), x=jnp.arange(3000.0))
-    assert sizes == [3, 8, 1024]
+    sweep(lambda x: spied(x), x=jnp.arange(3000.0), **options)
+    return sizes
+
+
+def test_no_more_points_than_asked_for_are_taken_together():
+    assert spied_sizes(batch_size=3) == [3]
+
+
+def test_the_number_of_points_taken_together_is_one_of_two_that_were_tried():
+    tried_few, tried_many, taken = spied_sizes()
+    assert (tried_few, tried_many) == (1, 1024) and taken in (1, 1024)
+
+
+def test_points_taken_together_keep_within_the_memory_limit():
+    def needy(x):
+        return jnp.linalg.det(jnp.eye(32) * x)
+
+    one = jax.jit(jax.vmap(needy)).lower(jnp.ones(1)).compile().memory_analysis()
+    limit = 40 * (one.temp_size_in_bytes + one.output_size_in_bytes)
+    sizes = []
+
+    @jax.custom_batching.custom_vmap
+    def spied(x):
+        return x
+
+    @spied.def_vmap
+    def _(size, batched, x):
+        sizes.append(size)
+        return x, batched[0]
+
+    sweep(lambda x: needy(spied(x)), memory_limit=limit, x=jnp.arange(1000.0))
+    assert 1 < max(sizes) <= 80
+    with pytest.raises(
+        ValueError, match=r"a single point needs .* bytes, more than memory_limit=9"
+    ):
+        sweep(needy, memory_limit=9, x=jnp.arange(10.0))
 
 
 def test_a_pytree_of_any_shapes_comes_back_on_the_grid():

@@ -14,6 +14,7 @@ from jloss._safe import (
     Axis,
     axes_of,
     chain,
+    cosine_rows,
     floats,
     hyper,
     keep,
@@ -21,9 +22,17 @@ from jloss._safe import (
     nan_unless,
     same_shape,
     to_rows,
-    unit,
 )
-from jloss.card import EMBEDDING, NONNEGATIVE, REAL, UNIT, card
+from jloss.card import (
+    ABOVE_MINUS_ONE,
+    EMBEDDING,
+    NONNEGATIVE,
+    NONZERO,
+    POSITIVE,
+    REAL,
+    UNIT,
+    card,
+)
 
 
 def _residuals(
@@ -274,6 +283,89 @@ def _huber_jvp(primals, tangents):
     return chain(_huber(residual, delta), (slope, tangents[0]), (beyond, tangents[1]))
 
 
+def _exact_smooth_l1(m, prediction, target, beta):
+    size = abs(prediction - target)
+    return size**2 / (2 * beta) if size < beta else size - beta / 2
+
+
+@card(
+    values="element",
+    predictions=REAL,
+    targets=REAL,
+    hyper=dict(beta=POSITIVE),
+    exact=_exact_smooth_l1,
+    source="Girshick (2015), Fast R-CNN, ICCV",
+    also=dict(torch="nn.functional.smooth_l1_loss"),
+    ulp=2,
+    minimum=0.0,
+    minimizer=lambda targets: targets,
+    convex=True,
+    lipschitz=1.0,
+    smooth=lambda beta: 1 / beta,
+    kinks=False,
+    symmetric=True,
+    invariant=("translation", "permutation"),
+)
+def smooth_l1_loss(
+    predictions: ArrayLike,
+    targets: ArrayLike,
+    *,
+    beta: ArrayLike = 1.0,
+    where: ArrayLike | None = None,
+) -> Array:
+    r"""Absolute error with its tip rounded off: Huber's loss over ``beta``, of slope 1 far away.
+
+    .. math::
+        L(p, t) = \frac{r^2}{2 \beta} \text{ if } |r| < \beta, \quad
+        |r| - \tfrac12 \beta \text{ otherwise}, \qquad r = p - t
+
+    Args:
+      predictions: real numbers of any shape.
+      targets: the same shape.
+      beta: the residual at which the parabola becomes a line, in the units of the targets; at
+        least 0, NaN otherwise. With 0 it is `absolute_error`. It broadcasts to the predictions.
+      where: boolean mask of what counts, of the same rank.
+
+    Returns:
+      One value an element, in float32 or float64. The gradient is the residual over ``beta``,
+      clipped to 1.
+
+    Raises:
+      ValueError: shapes differ, or ``beta`` does not broadcast.
+      TypeError: predictions are not floating, or ``where`` is not boolean.
+
+    As ``beta`` shrinks it tends to `absolute_error`, and as ``delta`` grows `huber_loss` tends to
+    `l2_loss`: prefer whichever limit you mean.
+    Source: Girshick (2015).
+
+    >>> jloss.smooth_l1_loss(jnp.array([1.0, 5.0]), jnp.array([1.5, 2.0]), beta=1.0)
+    Array([0.125, 2.5  ], dtype=float32)
+    """
+    residual, where = _residuals("smooth_l1_loss", predictions, targets, where)
+    beta = hyper("smooth_l1_loss", residual, beta=beta)
+    beta += nan_unless("smooth_l1_loss", beta >= 0, "at least 0", beta=beta)
+    return keep(where, _smooth_l1(residual, beta))
+
+
+@jax.custom_jvp
+def _smooth_l1(residual: Array, beta: Array) -> Array:
+    size = jnp.abs(residual)
+    return jnp.where(size < beta, 0.5 * size * _share(size, beta), size - 0.5 * beta)
+
+
+@partial(_smooth_l1.defjvp, symbolic_zeros=True)
+def _smooth_l1_jvp(primals, tangents):
+    residual, beta = primals
+    slope = jnp.where(beta == 0, jnp.sign(residual), jnp.clip(_share(residual, beta), -1.0, 1.0))
+    return chain(
+        _smooth_l1(residual, beta), (slope, tangents[0]), (-0.5 * slope * slope, tangents[1])
+    )
+
+
+def _share(residual: Array, beta: Array) -> Array:
+    return residual / jnp.where(beta == 0, 1.0, beta)
+
+
 @card(
     values="element",
     predictions=REAL,
@@ -399,6 +491,150 @@ def quantile_loss(
     return keep(where, slope * residual)
 
 
+@card(
+    values="element",
+    predictions=REAL,
+    targets=NONZERO,
+    exact=lambda m, prediction, target: 100 * abs((prediction - target) / target),
+    source="Makridakis (1993), Accuracy measures: theoretical and practical concerns, "
+    "Int. J. Forecast. 9(4)",
+    also=dict(
+        keras="losses.mean_absolute_percentage_error",
+        sklearn="metrics.mean_absolute_percentage_error",
+    ),
+    ulp=2,
+    minimum=0.0,
+    minimizer=lambda targets: targets,
+    convex=True,
+    kinks=lambda targets: targets,
+    symmetric=False,
+    invariant=("permutation",),
+)
+def mean_absolute_percentage_error(
+    predictions: ArrayLike, targets: ArrayLike, *, where: ArrayLike | None = None
+) -> Array:
+    r"""Absolute error in percent of the target: an error of ten counts more where little is due.
+
+    .. math:: L(p, t) = 100 \, \frac{|p - t|}{|t|}
+
+    Args:
+      predictions: real numbers of any shape.
+      targets: the same shape; not 0, NaN otherwise.
+      where: boolean mask of what counts, of the same rank; ``where=targets != 0`` leaves out what
+        has no percentage.
+
+    Returns:
+      One value an element, in percent, in float32 or float64. The gradient is
+      :math:`\pm 100 / |t|`; at the kink, where anything between is a subgradient, it is 0.
+
+    Raises:
+      ValueError: shapes differ.
+      TypeError: predictions are not floating, or ``where`` is not boolean.
+
+    It favours predictions that are too low, which cost at most 100 percent: prefer
+    `squared_log_error` where that matters. keras has percent as well, scikit-learn has fractions;
+    both divide by 1e-7 or less where the target is 0, which drowns the rest of a mean.
+    Source: Makridakis (1993).
+
+    >>> jloss.mean_absolute_percentage_error(jnp.array([9.0, 2.0]), jnp.array([10.0, 1.0]))
+    Array([ 10., 100.], dtype=float32)
+    """
+    loss = "mean_absolute_percentage_error"
+    predictions, targets = floats(loss, predictions=predictions, targets=targets)
+    same_shape(loss, predictions=predictions, targets=targets)
+    where = mask(loss, where, predictions.shape)
+    predictions, targets = keep(where, predictions), keep(where, targets, 1)
+    targets += nan_unless(loss, targets != 0, "other than 0", targets=targets)
+    return keep(where, 100.0 * _relative_size(predictions, targets))
+
+
+@jax.custom_jvp
+def _relative_size(predictions: Array, targets: Array) -> Array:
+    return jnp.abs(predictions - targets) / jnp.abs(targets)
+
+
+@partial(_relative_size.defjvp, symbolic_zeros=True)
+def _relative_size_jvp(primals, tangents):
+    # It is |p / t - 1|: autodiff of the difference would cancel in the slope for the target.
+    predictions, targets = primals
+    slope = jnp.sign(predictions - targets) / jnp.abs(targets)
+    target_slope = -slope * (predictions / targets)
+    value = _relative_size(predictions, targets)
+    return chain(value, (slope, tangents[0]), (target_slope, tangents[1]))
+
+
+@card(
+    values="element",
+    predictions=ABOVE_MINUS_ONE,
+    targets=ABOVE_MINUS_ONE,
+    exact=lambda m, prediction, target: (m.log1p(prediction) - m.log1p(target)) ** 2,
+    source="Tofallis (2015), A better measure of relative prediction accuracy for model selection "
+    "and model estimation, J. Oper. Res. Soc. 66(8)",
+    also=dict(
+        keras="losses.mean_squared_logarithmic_error", sklearn="metrics.mean_squared_log_error"
+    ),
+    ulp=4,
+    minimum=0.0,
+    minimizer=lambda targets: targets,
+    convex=False,
+    kinks=False,
+    symmetric=True,
+    invariant=("permutation",),
+)
+def squared_log_error(
+    predictions: ArrayLike, targets: ArrayLike, *, where: ArrayLike | None = None
+) -> Array:
+    r"""Squared difference of logarithms: a factor of two is as bad upwards as downwards.
+
+    .. math:: L(p, t) = \left(\log \frac{1 + p}{1 + t}\right)^2
+
+    Args:
+      predictions: numbers above -1, any shape; NaN otherwise.
+      targets: the same shape; above -1, NaN otherwise.
+      where: boolean mask of what counts, of the same rank.
+
+    Returns:
+      One value an element, in float32 or float64; no digit is lost for nearly equal arguments.
+
+    Raises:
+      ValueError: shapes differ.
+      TypeError: predictions are not floating, or ``where`` is not boolean.
+
+    Prefer it to `squared_error` for sizes that spread over decades, as prices and counts do. It is
+    not convex: for predictions far too high the slope fades. keras raises negative numbers to 1e-7,
+    scikit-learn refuses them at -1 and below.
+    Source: Tofallis (2015).
+
+    >>> jloss.squared_log_error(jnp.array([9.0, 0.0]), jnp.array([0.0, 0.0]))
+    Array([5.3018985, 0.       ], dtype=float32)
+    """
+    loss = "squared_log_error"
+    predictions, targets = floats(loss, predictions=predictions, targets=targets)
+    same_shape(loss, predictions=predictions, targets=targets)
+    where = mask(loss, where, predictions.shape)
+    predictions, targets = keep(where, predictions), keep(where, targets)
+    predictions += nan_unless(loss, predictions > -1, "above -1", predictions=predictions)
+    targets += nan_unless(loss, targets > -1, "above -1", targets=targets)
+    residual = _log_ratio(predictions, targets)
+    return keep(where, residual * residual)
+
+
+@jax.custom_jvp
+def _log_ratio(predictions: Array, targets: Array) -> Array:
+    # Of nearly equal numbers the logarithms' difference cancels, that of the numbers is exact.
+    excess = (predictions - targets) / (1.0 + targets)
+    near = jnp.abs(excess) < 0.5
+    ratio = (1.0 + predictions) / (1.0 + targets)
+    return jnp.where(near, jnp.log1p(jnp.where(near, excess, 0.0)), jnp.log(ratio))
+
+
+@partial(_log_ratio.defjvp, symbolic_zeros=True)
+def _log_ratio_jvp(primals, tangents):
+    predictions, targets = primals
+    slopes = 1.0 / (1.0 + predictions), -1.0 / (1.0 + targets)
+    return chain(_log_ratio(predictions, targets), *zip(slopes, tangents, strict=True))
+
+
 def _exact_cosine(m, prediction, target, epsilon):
     def norm(row):
         return m.sqrt(max(m.fsum(x * x for x in row), epsilon))
@@ -416,8 +652,6 @@ def _exact_cosine(m, prediction, target, epsilon):
     source="Salton & McGill (1983), Introduction to modern information retrieval",
     also=dict(
         optax="losses.cosine_distance",
-        torch="1 - nn.functional.cosine_similarity",
-        keras="1 + losses.cosine_similarity",
         sklearn="metrics.pairwise.paired_cosine_distances",
     ),
     ulp=4,
@@ -466,28 +700,93 @@ def cosine_distance(
     >>> jloss.cosine_distance(predictions, jnp.array([[0.0, 2.0], [6.0, 8.0]]))
     Array([1., 0.], dtype=float32)
     """
-    predictions, targets = floats("cosine_distance", predictions=predictions, targets=targets)
-    same_shape("cosine_distance", predictions=predictions, targets=targets)
-    axes = axes_of("cosine_distance", axis, predictions.ndim)
-    where = mask("cosine_distance", where, predictions.shape, axes)
+    values, seen = _cosine("cosine_distance", predictions, targets, epsilon, axis, where)
+    return keep(seen, values)
+
+
+def _cosine(
+    loss: str,
+    predictions: ArrayLike,
+    targets: ArrayLike,
+    epsilon: ArrayLike,
+    axis: Axis,
+    where: ArrayLike | None,
+) -> tuple[Array, Array | None]:
+    """One minus the cosine of each two vectors, and which of them count."""
+    predictions, targets = floats(loss, predictions=predictions, targets=targets)
+    same_shape(loss, predictions=predictions, targets=targets)
+    axes = axes_of(loss, axis, predictions.ndim)
+    where = mask(loss, where, predictions.shape, axes)
     predictions, targets = (to_rows(keep(where, x), axes) for x in (predictions, targets))
-    epsilon = hyper("cosine_distance", predictions, rows=True, epsilon=epsilon)
-    spoilt = nan_unless("cosine_distance", epsilon >= 0, "at least 0", epsilon=epsilon)
-    predictions += spoilt[..., None]
-    values = _cosine_distance(predictions, targets, epsilon[..., None])
-    return keep(None if where is None else to_rows(where, axes).any(-1), values)
+    epsilon = hyper(loss, predictions, rows=True, epsilon=epsilon)
+    predictions += nan_unless(loss, epsilon >= 0, "at least 0", epsilon=epsilon)[..., None]
+    values = cosine_rows(predictions, targets, epsilon[..., None])
+    return values, None if where is None else to_rows(where, axes).any(-1)
 
 
-def _cosine_distance(predictions: Array, targets: Array, epsilon: Array) -> Array:
-    # For unit vectors 1 - cos is half the squared chord, which cancels nothing; beyond a right
-    # angle it is 2 minus half the squared chord to the opposite vector.
-    (predictions, lacking), (targets, lacking_too) = (
-        unit(predictions, epsilon),
-        unit(targets, epsilon),
-    )
-    acute = (predictions * targets).sum(-1) >= 0
-    chord = predictions - jnp.where(acute[..., None], targets, -targets)
-    half = 0.5 * (chord * chord).sum(-1)
-    return jnp.where(
-        acute, half + 0.5 * (lacking + lacking_too), (2.0 - half) - 0.5 * (lacking + lacking_too)
-    )
+def _exact_similarity(m, prediction, target, epsilon):
+    return 1 - _exact_cosine(m, prediction, target, epsilon)
+
+
+@card(
+    values="example",
+    predictions=EMBEDDING,
+    targets=EMBEDDING,
+    hyper=dict(epsilon=NONNEGATIVE),
+    exact=_exact_similarity,
+    source="Salton & McGill (1983), Introduction to modern information retrieval",
+    also=dict(
+        optax="losses.cosine_similarity",
+        torch="nn.functional.cosine_similarity",
+        keras="losses.cosine_similarity",
+    ),
+    ulp=4,
+    scale=1.0,
+    minimum=-1.0,
+    minimizer=lambda targets: -targets,
+    maximum=1.0,
+    convex=False,
+    kinks=False,
+    symmetric=True,
+    invariant=("scale", "permutation"),
+    given=dict(epsilon=0.0),
+)
+def cosine_similarity(
+    predictions: ArrayLike,
+    targets: ArrayLike,
+    *,
+    epsilon: ArrayLike = 0.0,
+    axis: Axis = -1,
+    where: ArrayLike | None = None,
+) -> Array:
+    r"""The cosine of the angle: 1 for one direction, -1 for the opposite. The larger, the better.
+
+    .. math:: S(p, t) = \frac{p \cdot t}{\|p\| \, \|t\|}
+
+    Args:
+      predictions: vectors along ``axis``.
+      targets: the same shape.
+      epsilon: the least *squared* norm that a vector is divided by, as optax has it; at least 0.
+        With the default, a zero vector has similarity 0 to anything, with a zero gradient.
+      axis: the axis, or axes, of a vector.
+      where: boolean mask of what counts: of the shape of the result, or of the rank of the
+        predictions, which leaves components out.
+
+    Returns:
+      The shape of ``predictions`` without ``axis``: values from -1 to 1, never outside; 0 where
+      hidden. No magnitude overflows.
+
+    Raises:
+      ValueError: shapes differ, or ``axis`` names no axis.
+      TypeError: predictions are not floating, or ``where`` is not boolean.
+
+    It is no loss by itself: minimise `cosine_distance`, which keeps the digits of nearly parallel
+    vectors. keras gives the negative under this name; torch takes axis 1.
+    Source: Salton & McGill (1983).
+
+    >>> predictions = jnp.array([[1.0, 0.0], [3.0, 4.0]])
+    >>> jloss.cosine_similarity(predictions, jnp.array([[0.0, 2.0], [6.0, 8.0]]))
+    Array([0., 1.], dtype=float32)
+    """
+    values, seen = _cosine("cosine_similarity", predictions, targets, epsilon, axis, where)
+    return keep(seen, 1.0 - values)

@@ -5,11 +5,14 @@ import pytest
 import jloss
 from jloss.check import CHECKS, checks_of
 
-PAIRS = [(card, name) for card in jloss.CARDS.values() for name in checks_of(card)]
+# The checks of a card share what it gives at its cases: they belong into one process.
+PAIRS = [
+    pytest.param(card, name, id=f"{card.name}-{name}", marks=pytest.mark.xdist_group(card.name))
+    for card in jloss.CARDS.values()
+    for name in checks_of(card)
+]
 
 
-@pytest.mark.parametrize(
-    ("card", "name"), PAIRS, ids=[f"{card.name}-{name}" for card, name in PAIRS]
-)
+@pytest.mark.parametrize(("card", "name"), PAIRS)
 def test_a_card_tells_the_truth(card, name):
     CHECKS[name](card)

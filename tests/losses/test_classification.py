@@ -1,218 +1,149 @@
-"""Cross-entropies against their peers, and right where these are wrong."""
+"""Classification losses against torch, keras, scikit-learn, optax and mpmath."""
 
-from functools import partial
+import inspect
 
 import jax
 import jax.numpy as jnp
+import mpmath
 import numpy as np
+import optax
 import pytest
 from jax.experimental import checkify
-from peers import assert_agree, by_keras, by_optax, by_sklearn, by_torch, values_and_gradients
+from peers import assert_same, ours, torchs
 
 import jloss
 
 rng = np.random.default_rng(0)
-EDGES = np.float32([0.0, 1e-30, -1e-6, 0.5, 17.0, -17.0, 80.0, -80.0, 1e4, -1e4])
-LOGITS = np.concatenate([np.repeat(EDGES, 3), rng.normal(0, 5, 20)]).astype(np.float32)
-LABELS = np.concatenate([np.tile([0.0, 1.0, 0.25], len(EDGES)), rng.random(20)])
-LABELS = LABELS.astype(np.float32)
-MILD = (LOGITS[-20:], LABELS[-20:])
-
-ROWS = np.float32(rng.normal(0, 5, (12, 5)))
-ROWS[:4] = [[17, 0, 0, 0, 0], [80, -80, 0, 1, 1], [1e4, -1e4, 0, 3, 0], [2, 2, 2, 2, 2]]
-CLASSES = np.concatenate([[0, 1, 0, 4], rng.integers(0, 5, 8)]).astype(np.int32)
-SHARES = rng.dirichlet(np.ones(5), 12).astype(np.float32)
-SHARES[:4] = np.eye(5)[CLASSES[:4]]
+LOGITS = (4 * rng.normal(size=(6, 5))).astype(np.float32)
+LABELS = rng.integers(0, 5, 6).astype(np.int32)
+SOFT = rng.dirichlet(np.ones(5), 6).astype(np.float32)
+BINARY = rng.integers(0, 2, (6, 5)).astype(np.float32)
+cross_entropy = jloss.softmax_cross_entropy_with_integer_labels
 
 
-def focal_in_torch(f, logits, labels, alpha, gamma):
-    wrong = (1 - labels) * logits.sigmoid() + labels * (-logits).sigmoid()
-    balance = alpha * labels + (1 - alpha) * (1 - labels)
-    entropy = f.binary_cross_entropy_with_logits(logits, labels, reduction="none")
-    return balance * wrong**gamma * entropy
+def functional():
+    return pytest.importorskip("torch").nn.functional
 
 
-def focal_in_keras(k, logits, labels):
-    return k.binary_focal_crossentropy(
-        labels[:, None],
-        logits[:, None],
-        apply_class_balancing=True,
-        alpha=0.3,
-        gamma=1.5,
-        from_logits=True,
+def test_cross_entropies_and_their_gradients_are_those_of_torch():
+    def torch_cross_entropy(logits, labels):
+        return functional().cross_entropy(logits, labels, reduction="none")
+
+    assert_same(ours(cross_entropy, LOGITS, LABELS), torchs(torch_cross_entropy, LOGITS, LABELS))
+    theirs = torchs(torch_cross_entropy, LOGITS, SOFT)
+    assert_same(ours(jloss.softmax_cross_entropy, LOGITS, SOFT), theirs)
+
+
+def test_classes_on_axis_1_are_as_in_torch():
+    images = np.moveaxis(LOGITS.reshape(2, 3, 5), -1, 1)
+    labels = LABELS.reshape(2, 3)
+    theirs = torchs(lambda x, y: functional().cross_entropy(x, y, reduction="none"), images, labels)
+    assert_same(ours(lambda x, y: cross_entropy(x, y, axis=1), images, labels), theirs)
+
+
+@pytest.mark.parametrize("labels", [BINARY, SOFT], ids=["certain", "soft"])
+def test_binary_cross_entropy_and_its_gradient_are_those_of_torch(labels):
+    theirs = torchs(
+        lambda x, y: functional().binary_cross_entropy_with_logits(x, y, reduction="none"),
+        LOGITS,
+        labels,
     )
+    assert_same(ours(jloss.sigmoid_binary_cross_entropy, LOGITS, labels), theirs)
 
 
-@pytest.mark.parametrize(
-    ("loss", "peer", "inputs"),
-    [
-        (
-            jloss.sigmoid_binary_cross_entropy,
-            by_torch(lambda f, x, y: f.binary_cross_entropy_with_logits(x, y, reduction="none")),
-            (LOGITS, LABELS),
-        ),
-        (
-            jloss.sigmoid_binary_cross_entropy,
-            by_keras(lambda k, x, y: k.binary_crossentropy(y[:, None], x[:, None], True)),
-            (LOGITS, LABELS),
-        ),
-        (
-            jloss.sigmoid_binary_cross_entropy,
-            by_optax(lambda o, x, y: o.sigmoid_binary_cross_entropy(x, y)),
-            (LOGITS, LABELS),
-        ),
-        (jloss.sigmoid_binary_cross_entropy, by_sklearn("HalfBinomialLoss"), (LOGITS, LABELS)),
-        (
-            partial(jloss.sigmoid_focal_loss, alpha=0.25, gamma=2.0),
-            by_torch(partial(focal_in_torch, alpha=0.25, gamma=2.0)),
-            (LOGITS, LABELS),
-        ),
-        (
-            partial(jloss.sigmoid_focal_loss, alpha=0.3, gamma=1.5),
-            by_keras(focal_in_keras),
-            MILD,  # beyond a logit of 16 it clips
-        ),
-        (
-            jloss.sigmoid_focal_loss,
-            by_optax(lambda o, x, y: o.sigmoid_focal_loss(x, y)),
-            MILD,
-        ),
-        (
-            jloss.softmax_cross_entropy,
-            by_torch(lambda f, x, y: f.cross_entropy(x, y, reduction="none")),
-            (ROWS, SHARES),
-        ),
-        (
-            jloss.softmax_cross_entropy,
-            by_keras(lambda k, x, y: k.categorical_crossentropy(y, x, from_logits=True)),
-            (ROWS, SHARES),
-        ),
-        (
-            jloss.softmax_cross_entropy,
-            by_optax(lambda o, x, y: o.softmax_cross_entropy(x, y)),
-            (ROWS, SHARES),
-        ),
-        (
-            jloss.softmax_cross_entropy_with_integer_labels,
-            by_torch(lambda f, x, c: f.cross_entropy(x, c, reduction="none")),
-            (ROWS, CLASSES),
-        ),
-        (
-            jloss.softmax_cross_entropy_with_integer_labels,
-            by_keras(lambda k, x, c: k.sparse_categorical_crossentropy(c, x, from_logits=True)),
-            (ROWS, CLASSES),
-        ),
-        (
-            jloss.softmax_cross_entropy_with_integer_labels,
-            by_sklearn("HalfMultinomialLoss", n_classes=5),
-            (ROWS, CLASSES),
-        ),
-    ],
-)
-def test_values_and_gradients_are_those_of_a_peer(loss, peer, inputs):
-    assert_agree(loss, peer, *inputs)
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
+def test_focal_loss_and_its_gradient_are_the_formula_in_torch(gamma):
+    def formula(x, y):
+        entropy = functional().binary_cross_entropy_with_logits(x, y, reduction="none")
+        probability = x.sigmoid()
+        right = probability * y + (1 - probability) * (1 - y)
+        return (0.25 * y + 0.75 * (1 - y)) * (1 - right) ** gamma * entropy
+
+    def focal(x, y):
+        return jloss.sigmoid_focal_loss(x, y, alpha=0.25, gamma=gamma)
+
+    assert_same(ours(focal, LOGITS, BINARY), torchs(formula, LOGITS, BINARY), rtol=1e-5)
 
 
-def test_classes_may_lie_along_any_axes():
-    torch = pytest.importorskip("torch")
-    logits, labels = np.float32(rng.normal(0, 3, (2, 5, 3, 4))), rng.integers(0, 5, (2, 3, 4))
-    integer = jloss.softmax_cross_entropy_with_integer_labels
-    theirs = torch.nn.functional.cross_entropy(
-        torch.tensor(logits), torch.tensor(labels), reduction="none"
+def test_means_are_those_of_keras():
+    losses = pytest.importorskip("keras").losses
+    got = jloss.sigmoid_binary_cross_entropy(LOGITS, BINARY).mean(-1)
+    wanted = losses.binary_crossentropy(BINARY, LOGITS, from_logits=True)
+    np.testing.assert_allclose(got, np.asarray(wanted), rtol=1e-5)
+    wanted = losses.sparse_categorical_crossentropy(LABELS, LOGITS, from_logits=True)
+    np.testing.assert_allclose(cross_entropy(LOGITS, LABELS), np.asarray(wanted), rtol=1e-5)
+    focal = jloss.sigmoid_focal_loss(LOGITS, BINARY).mean(-1)
+    wanted = losses.binary_focal_crossentropy(BINARY, LOGITS, from_logits=True)
+    np.testing.assert_allclose(focal, np.asarray(wanted), rtol=1e-4)
+
+
+def test_the_mean_is_the_log_loss_of_sklearn():
+    metrics = pytest.importorskip("sklearn.metrics")
+    probabilities = np.asarray(jax.nn.softmax(LOGITS.astype(float)))
+    wanted = metrics.log_loss(LABELS, probabilities, labels=range(5))
+    np.testing.assert_allclose(jloss.mean(cross_entropy(LOGITS, LABELS)), wanted, rtol=1e-6)
+
+
+# A program that used optax.losses
+
+
+@pytest.mark.parametrize("name", [n for n in jloss.CARDS if hasattr(optax.losses, n)])
+def test_optax_can_be_replaced(name):
+    """The same arguments, by place and by name, and the same values on ordinary input."""
+    card, theirs = jloss.CARDS[name], getattr(optax.losses, name)
+    if card.form:
+        pytest.skip("its arguments are not predictions and targets")
+    draw = np.random.default_rng(1)
+    unit = {"element": (), "example": (4,), "list": (4,), "batch": (3,)}[card.values]
+    predictions = card.predictions.draw(draw, (6, *unit)).astype(np.float32)
+    targets = card.targets.draw(draw, (6, *unit))
+    targets = targets.astype(np.float32 if targets.dtype.kind == "f" else np.int32)
+    np.testing.assert_allclose(
+        card.loss(predictions, targets), theirs(predictions, targets), rtol=2e-5, atol=2e-6
     )
-    ours = jax.jit(partial(integer, axis=1))(logits, labels)
-    np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-5)
-    one_hot = np.moveaxis(np.eye(5, dtype=np.float32)[labels], -1, 1)
-    soft = jax.jit(partial(jloss.softmax_cross_entropy, axis=1))(logits, one_hot)
-    np.testing.assert_allclose(soft, ours, rtol=1e-6)
-    places = np.int32([0, 59])
-    both = jax.jit(partial(integer, axis=(1, 2, 3)))(logits, places)
-    wanted = jax.jit(integer)(logits.reshape(2, 60), places)
-    np.testing.assert_allclose(both, wanted, rtol=1e-6)
+    first, second = list(inspect.signature(theirs).parameters)[:2]
+    by_name = card.loss(**{first: predictions, second: targets})
+    np.testing.assert_array_equal(by_name, card.loss(predictions, targets))
 
 
-# Where peers are wrong ---------------------------------------------------------------------------
+# Digits that peers lose
 
 
-@pytest.mark.parametrize(
-    ("loss", "labels"),
-    [
-        (jloss.softmax_cross_entropy, jnp.array([1.0, 0.0])),
-        (jloss.softmax_cross_entropy_with_integer_labels, jnp.array(0)),
-    ],
-)
-def test_a_right_model_keeps_the_digits_of_its_small_loss(loss, labels):
+def test_a_cross_entropy_keeps_its_digits_when_the_model_is_right():
     logits = jnp.array([17.0, 0.0])
-    assert jax.nn.log_softmax(logits)[0] == 0  # what peers answer
-    value, gradient = jax.jit(jax.value_and_grad(loss))(logits, labels)
-    exact = np.log1p(np.exp(-17.0)), 1 / (1 + np.exp(17.0))
-    np.testing.assert_allclose(value, exact[0], rtol=3e-7)
-    np.testing.assert_allclose(gradient, [-exact[1], exact[1]], rtol=3e-7)
-
-
-def test_a_right_binary_answer_keeps_the_digits_of_its_small_loss():
-    run = jax.jit(jax.value_and_grad(jloss.sigmoid_binary_cross_entropy))
-    for logit, label, sign in ((17.0, 1.0, -1), (-17.0, 0.0, 1)):
-        value, gradient = run(logit, label)
-        np.testing.assert_allclose(value, np.log1p(np.exp(-17.0)), rtol=3e-7)
-        np.testing.assert_allclose(gradient, sign / (1 + np.exp(17.0)), rtol=3e-7)
-
-
-def test_an_infinite_logit_is_a_certain_answer():
-    binary = jax.jit(jloss.sigmoid_binary_cross_entropy)(
-        jnp.array([jnp.inf, jnp.inf]), jnp.array([1.0, 0.0])
+    value, gradient = jax.value_and_grad(cross_entropy)(logits, jnp.array(0))
+    exact = mpmath.log1p(mpmath.exp(-17))
+    np.testing.assert_allclose(value, float(exact), rtol=4e-7)
+    np.testing.assert_allclose(
+        gradient[0], float(-mpmath.exp(-17) / (1 + mpmath.exp(-17))), rtol=4e-7
     )
-    assert binary.tolist() == [0, np.inf]
-    logits = jnp.array([[jnp.inf, 0.0, 0.0], [-jnp.inf, 0.0, 0.0], [-jnp.inf, 0.0, 0.0]])
-    values = jax.jit(jloss.softmax_cross_entropy_with_integer_labels)(logits, jnp.array([0, 0, 1]))
-    assert values.tolist() == [0, np.inf, np.float32(np.log(2))]
+    assert jax.nn.log_softmax(logits)[0] == 0
+    dense = jax.grad(jloss.softmax_cross_entropy)(logits, jnp.array([1.0, 0.0]))
+    np.testing.assert_allclose(dense, gradient, rtol=4e-7)
 
 
-def test_a_focal_loss_without_focus_is_the_cross_entropy():
-    focal = values_and_gradients(partial(jloss.sigmoid_focal_loss, gamma=0.0))
-    plain = values_and_gradients(jloss.sigmoid_binary_cross_entropy)
-    for ours, wanted in zip(focal(LOGITS, LABELS), plain(LOGITS, LABELS), strict=True):
-        np.testing.assert_allclose(ours, wanted, rtol=1e-6)
+# Labels that are none
 
 
-@pytest.mark.parametrize("label", [-1, 3, -100])
-def test_a_label_out_of_range_spoils_its_own_example_and_raises_under_checkify(label):
-    logits, labels = jnp.array([[1.0, 2.0, 0.5]] * 3), jnp.array([0, label, 2])
-    loss = jloss.softmax_cross_entropy_with_integer_labels
-
-    values, gradient = values_and_gradients(loss)(logits, labels)
-    assert np.isnan(values).tolist() == [False, True, False]
-    assert np.isnan(gradient).tolist() == [[False] * 3, [True] * 3, [False] * 3]
-    error, _ = jax.jit(checkify.checkify(loss, errors=checkify.user_checks))(logits, labels)
-    message = rf"labels must be from 0 to 2; at index \[1\] it is {label}"
-    with pytest.raises(checkify.JaxRuntimeError, match=message):
-        error.throw()
+@pytest.mark.parametrize("label", [-1, 5, -100])
+def test_a_label_out_of_range_spoils_its_example_alone(label):
+    labels = jnp.asarray(LABELS).at[2].set(label)
+    values, gradient = ours(cross_entropy, LOGITS, labels)
+    assert np.isnan(values[2]) and np.isnan(gradient[2]).all()
+    others = np.arange(6) != 2
+    assert np.isfinite(values[others]).all() and np.isfinite(gradient[others]).all()
 
 
-@pytest.mark.parametrize("label", [-0.1, 1.1, np.nan])
-def test_a_probability_out_of_range_spoils_its_own_element(label):
-    labels = jnp.array([0.0, label, 1.0])
-    for loss in (jloss.sigmoid_binary_cross_entropy, jloss.sigmoid_focal_loss):
-        assert np.isnan(jax.jit(loss)(jnp.zeros(3), labels)).tolist() == [False, True, False]
+def test_under_checkify_a_label_out_of_range_is_named():
+    labels = jnp.asarray(LABELS).at[2].set(7)
+    error, _ = checkify.checkify(jax.jit(cross_entropy))(LOGITS, labels)
+    message = error.get()
+    assert "softmax_cross_entropy_with_integer_labels: labels must be from 0 to 4" in message
+    assert "index [2]" in message and "7" in message
 
 
-def test_a_mask_hides_nan_and_impossible_labels_from_value_and_gradient():
-    logits = np.float32([[1, 2], [np.nan, np.inf], [0, 3]])
-    for loss, labels in (
-        (jloss.softmax_cross_entropy_with_integer_labels, np.int32([0, -7, 1])),
-        (jloss.softmax_cross_entropy, np.float32([[1, 0], [-1, np.nan], [0, 1]])),
-    ):
-        masked = partial(loss, where=np.array([True, False, True]))
-        values, gradient = values_and_gradients(masked)(logits, labels)
-        wanted, wanted_gradient = values_and_gradients(loss)(logits[::2], labels[::2])
-        assert values[1] == 0
-        assert not gradient[1].any()
-        assert np.array_equal(values[::2], wanted)
-        assert np.array_equal(gradient[::2], wanted_gradient)
-
-
-def test_a_mask_of_classes_leaves_them_out():
-    logits, where = jnp.array([[1.0, jnp.nan, 3.0]]), jnp.array([[True, False, True]])
-    loss = jax.jit(jloss.softmax_cross_entropy_with_integer_labels)
-    values = loss(logits, jnp.array([0]), where=where)
-    np.testing.assert_allclose(values, [np.log1p(np.exp(2.0))], rtol=1e-6)
+def test_a_mask_hides_a_label_that_is_none():
+    labels, where = jnp.asarray(LABELS).at[2].set(-100), np.arange(6) != 2
+    values, gradient = ours(lambda x, y: cross_entropy(x, y, where=where), LOGITS, labels)
+    assert values[2] == 0 and not gradient[2].any()
+    np.testing.assert_array_equal(values[where], cross_entropy(LOGITS, LABELS)[where])

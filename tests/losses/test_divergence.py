@@ -1,62 +1,127 @@
-"""Divergences against their peers, and right where these are wrong."""
+"""Divergences against torch, scipy and optax, and where these are wrong."""
 
-import jax
+from functools import partial
+
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
-from peers import assert_agree, by_keras, by_optax, by_scipy, by_torch, values_and_gradients
+from peers import assert_same, ours, torchs
 
 import jloss
 
-rng = np.random.default_rng(0)
-TARGETS = rng.dirichlet(np.ones(4), 10).astype(np.float32)
-TARGETS[:3] = [[1, 0, 0, 0], [0.5, 0.5, 0, 0], [0.25, 0.25, 0.25, 0.25]]
-LOGITS = rng.normal(0, 3, (10, 4))
-LOG_PREDICTIONS = np.float32(LOGITS - np.logaddexp.reduce(LOGITS, -1, keepdims=True))
-LOG_PREDICTIONS[2] = np.log(0.25)
+RNG = np.random.default_rng(0)
+LOG_P = np.float32(np.log(RNG.dirichlet(np.ones(5), 6)))
+T = np.float32(RNG.dirichlet(np.ones(5), 6))
+AMOUNTS = np.float32(RNG.lognormal(size=(6, 5)))
+SPARSE = np.where(RNG.random((6, 5)) < 0.4, np.float32(0.0), AMOUNTS)
+ONE_HOT = jnp.array([[0.0, -jnp.inf, -jnp.inf]])
 
 
+@pytest.mark.parametrize("log_target", [False, True])
+def test_divergences_are_those_of_torch(log_target):
+    functional = pytest.importorskip("torch.nn.functional")
+    targets = np.log(T) if log_target else T
+    loss = jloss.kl_divergence_with_log_targets if log_target else jloss.kl_divergence
+
+    def theirs(log_p, targets):
+        return functional.kl_div(log_p, targets, reduction="none", log_target=log_target).sum(-1)
+
+    assert_same(ours(loss, LOG_P, targets), torchs(theirs, LOG_P, targets))
+
+
+@pytest.mark.parametrize("axis", [-1, 0, (0, 1), None])
 @pytest.mark.parametrize(
-    "peer",
-    [
-        by_torch(lambda f, p, t: f.kl_div(p, t, reduction="none").sum(-1)),
-        by_optax(lambda o, p, t: o.kl_divergence(p, t)),
-        by_scipy(lambda s, p, t: s.xlogy(t, t).sum(-1) - (t * p).sum(-1)),
-    ],
+    "name", ["kl_divergence", "kl_divergence_with_log_targets", "generalized_kl_divergence"]
 )
-def test_values_and_gradients_are_those_of_a_peer(peer):
-    assert_agree(jloss.kl_divergence, peer, LOG_PREDICTIONS, TARGETS, atol=1e-6)
-
-
-def test_it_is_that_of_keras_for_probabilities():
-    positive = TARGETS[3:]  # it clips a 0
-    peer = by_keras(lambda k, p, t: k.kl_divergence(t, p.exp()))
-    assert_agree(jloss.kl_divergence, peer, LOG_PREDICTIONS[3:], positive, atol=1e-6)
-
-
-def test_equal_distributions_have_no_divergence_and_never_a_negative_one():
-    probabilities = rng.dirichlet(np.ones(7), 500).astype(np.float32)
-    values = jax.jit(jloss.kl_divergence)(np.log(probabilities), probabilities)
-    assert (values >= 0).all()
-    assert (values <= 1e-6).all()
-
-
-def test_an_impossible_outcome_costs_infinitely_much_only_if_it_is_possible():
-    log_predictions = jnp.array([[0.0, -jnp.inf], [0.0, -jnp.inf]])
-    targets = jnp.array([[1.0, 0.0], [0.5, 0.5]])
-    assert jax.jit(jloss.kl_divergence)(log_predictions, targets).tolist() == [0, np.inf]
-
-
-def test_a_negative_target_spoils_its_own_example_value_and_gradient():
-    log_predictions = np.log(np.full((2, 2), 0.5, np.float32))
-    targets = np.float32([[0.5, 0.5], [1.5, -0.5]])
-    values, gradient = values_and_gradients(jloss.kl_divergence)(log_predictions, targets)
-    assert np.isnan(values).tolist() == [False, True]
-    assert np.isnan(gradient).all(-1).tolist() == [False, True]
-
-
-def test_the_gradient_for_a_target_of_zero_is_zero():
-    gradient = jax.jit(jax.grad(jloss.kl_divergence, argnums=1))(
-        jnp.log(jnp.full(2, 0.5)), jnp.array([1.0, 0.0])
+def test_values_gradients_axes_and_masks_are_those_of_optax(name, axis):
+    targets = np.log(T) if "log_targets" in name else T
+    where = RNG.random(T.shape) < 0.7
+    where[:, 0] = where[0] = True
+    got, wanted = (
+        ours(partial(getattr(library, name), axis=axis, where=where), LOG_P, jnp.asarray(targets))
+        for library in (jloss, optax.losses)
     )
-    np.testing.assert_allclose(gradient, [1 + np.log(2), 0], rtol=1e-6)
+    assert_same(got, wanted)
+
+
+def test_one_hot_log_targets_are_finite_where_optax_is_not():
+    log_p = jnp.log(jnp.array([[0.5, 0.25, 0.25]]))
+    assert np.isnan(optax.losses.kl_divergence_with_log_targets(log_p, ONE_HOT)).all()
+    value, gradient = ours(jloss.kl_divergence_with_log_targets, log_p, ONE_HOT)
+    np.testing.assert_allclose(value, np.log(2), rtol=1e-6)
+    np.testing.assert_array_equal(gradient, [[-1.0, 0.0, 0.0]])
+
+
+def test_one_hot_log_targets_have_finite_gradients_themselves():
+    log_p = jnp.log(jnp.array([[0.5, 0.25, 0.25]]))
+    _, gradient = ours(lambda t: jloss.kl_divergence_with_log_targets(log_p, t), ONE_HOT)
+    np.testing.assert_allclose(gradient, [[1 + np.log(2), 0.0, 0.0]], rtol=1e-6)
+
+
+def test_what_is_impossible_in_both_costs_nothing_where_optax_gives_nan():
+    assert np.isnan(optax.losses.kl_divergence_with_log_targets(ONE_HOT, ONE_HOT)).all()
+    value, gradient = ours(jloss.kl_divergence_with_log_targets, ONE_HOT, ONE_HOT)
+    assert value == 0
+    np.testing.assert_array_equal(gradient, [[-1.0, 0.0, 0.0]])
+
+
+@pytest.mark.parametrize("name", ["kl_divergence", "generalized_kl_divergence"])
+def test_a_log_prediction_of_minus_infinity_is_right_for_a_target_of_0(name):
+    log_p, targets = jnp.array([[jnp.log(0.5), -jnp.inf]]), jnp.array([[0.5, 0.0]])
+    assert np.isnan(getattr(optax.losses, name)(log_p, targets)).all()
+    value, gradient = ours(getattr(jloss, name), log_p, targets)
+    np.testing.assert_allclose(value, [0.0], atol=1e-7)
+    wanted = [[-0.5, 0.0]] if name == "kl_divergence" else [[0.0, 0.0]]
+    np.testing.assert_allclose(gradient, wanted, atol=1e-7)
+
+
+def test_something_possible_held_to_be_impossible_costs_infinity():
+    log_p = jnp.array([[-jnp.inf, 0.0, -jnp.inf]])
+    assert jloss.kl_divergence_with_log_targets(log_p, ONE_HOT) == jnp.inf
+    assert jloss.generalized_kl_divergence(log_p, jnp.exp(ONE_HOT)) == jnp.inf
+
+
+@pytest.mark.parametrize("amounts", [AMOUNTS, SPARSE], ids=["all there", "some absent"])
+def test_generalized_divergence_is_the_sum_of_kl_div_of_scipy(amounts):
+    special = pytest.importorskip("scipy.special")
+    wanted = special.kl_div(amounts, np.exp(3 * LOG_P)).sum(-1)
+    value, gradient = ours(jloss.generalized_kl_divergence, 3 * LOG_P, jnp.asarray(amounts))
+    np.testing.assert_allclose(value, wanted, rtol=1e-5)
+    np.testing.assert_allclose(gradient, np.exp(3 * LOG_P) - amounts, atol=1e-5)
+
+
+def test_generalized_divergence_keeps_its_digits_where_amounts_are_nearly_equal():
+    mpmath = pytest.importorskip("mpmath")
+    targets = np.full((1, 1), 3.0, np.float32)
+    log_p = np.log(targets) + np.float32(1e-4)
+    with mpmath.workdps(40):
+        gap = mpmath.mpf(float(log_p[0, 0])) - mpmath.log(3)
+        wanted = float(3 * (mpmath.exp(gap) - 1 - gap))
+    got = jloss.generalized_kl_divergence(log_p, targets)
+    theirs = optax.losses.generalized_kl_divergence(log_p, targets)
+    assert abs(theirs[0] / wanted - 1) > 0.1
+    assert abs(got[0] / wanted - 1) < 1e-2  # log 3 itself is rounded: 1e-7 of 1e-4
+
+
+def test_generalized_divergence_is_half_the_poisson_deviance():
+    metrics = pytest.importorskip("sklearn.metrics")
+    counts = RNG.poisson(3.0, (6, 5))
+    wanted = metrics.mean_poisson_deviance(counts.ravel(), np.exp(LOG_P).ravel()) / 2
+    got = jloss.generalized_kl_divergence(jnp.asarray(LOG_P), counts, axis=None) / counts.size
+    np.testing.assert_allclose(got, wanted, rtol=1e-5)
+
+
+def test_no_divergence_is_negative_where_optax_is():
+    p = np.float32(RNG.dirichlet(np.ones(50), 2000))
+    log_p = np.log(p)
+    assert (optax.losses.generalized_kl_divergence(log_p, p) < 0).any()
+    assert (jloss.generalized_kl_divergence(log_p, p) >= 0).all()
+    nearby = jnp.log(p * (1 + 1e-4 * RNG.normal(size=p.shape).astype(np.float32)))
+    nearby -= jnp.log(jnp.exp(nearby).sum(-1, keepdims=True))
+    assert (optax.losses.kl_divergence_with_log_targets(nearby, log_p) < 0).any()
+    assert (jloss.kl_divergence_with_log_targets(nearby, log_p) >= 0).all()
+
+
+def test_convex_kl_divergence_is_the_old_name():
+    assert jloss.convex_kl_divergence is jloss.generalized_kl_divergence

@@ -1,75 +1,236 @@
-"""Losses on embeddings against their peers, and right where these are wrong."""
+"""Losses on embeddings against torch, Keras and optax, and where these are wrong."""
 
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
-from peers import assert_agree, by_numpy, by_optax
+from peers import assert_same, ours, torchs
 
 import jloss
 
-rng = np.random.default_rng(0)
-EMBEDDINGS = np.float32(rng.normal(size=(6, 3)))
-GROUPS = np.int32([0, 1, 0, 2, 1, 0])
+RNG = np.random.default_rng(0)
+ANCHORS, POSITIVES, NEGATIVES = np.float32(RNG.normal(size=(3, 8, 4)))
+SIGNS = np.float32(RNG.choice([-1.0, 1.0], 8))
 
 
-def ntxent_pair_by_pair(m, embeddings, labels, temperature):
-    """The sum of the definition, term by term."""
-    directions = embeddings / np.linalg.norm(embeddings, axis=-1, keepdims=True)
-    similarity, terms = directions @ directions.T / temperature, []
-    for i in range(len(labels)):
-        strangers = sum(
-            m.exp(similarity[i, k]) for k in range(len(labels)) if labels[k] != labels[i]
-        )
-        for j in range(len(labels)):
-            if i != j and labels[i] == labels[j]:
-                terms.append(m.log1p(strangers / m.exp(similarity[i, j])))
-    return sum(terms) / max(len(terms), 1)
+@pytest.mark.parametrize("margin", [0.5, 1.0])
+def test_hinge_embedding_is_that_of_torch(margin):
+    functional = pytest.importorskip("torch.nn.functional")
+    signs = np.float32(RNG.choice([-1.0, 1.0], (8, 4)))
+
+    def theirs(distances, signs):
+        return functional.hinge_embedding_loss(distances, signs, margin=margin, reduction="none")
+
+    loss = partial(jloss.hinge_embedding_loss, margin=margin)
+    assert_same(ours(loss, ANCHORS, signs), torchs(theirs, ANCHORS, signs))
 
 
-@pytest.mark.parametrize("temperature", [0.07, 1.0, 20.0])
-@pytest.mark.parametrize("labels", [GROUPS, np.int32([0, 0, 0, 1, 2, 3])], ids=["groups", "loners"])
-def test_ntxent_is_the_sum_over_its_pairs(labels, temperature):
-    loss = partial(jloss.ntxent, temperature=temperature)
-    peer = by_numpy(partial(ntxent_pair_by_pair, temperature=temperature))
-    assert_agree(loss, peer, EMBEDDINGS, labels, rtol=2e-5, atol=1e-6 / temperature)
+@pytest.mark.parametrize("margin", [-0.5, 0.0, 0.25])
+def test_cosine_embedding_is_that_of_torch(margin):
+    functional = pytest.importorskip("torch.nn.functional")
+
+    def theirs(x, y, signs):
+        return functional.cosine_embedding_loss(x, y, signs, margin=margin, reduction="none")
+
+    loss = partial(jloss.cosine_embedding_loss, margin=margin)
+    assert_same(ours(loss, ANCHORS, POSITIVES, SIGNS), torchs(theirs, ANCHORS, POSITIVES, SIGNS))
 
 
-def test_ntxent_is_that_of_optax():
-    peer = by_optax(lambda o, x, y: o.ntxent(x, y, temperature=0.5))
-    assert_agree(partial(jloss.ntxent, temperature=0.5), peer, EMBEDDINGS, GROUPS, atol=1e-6)
-
-
-def test_a_small_temperature_does_not_overflow():
-    value, gradient = jax.jit(jax.value_and_grad(jloss.ntxent))(EMBEDDINGS, GROUPS, 1e-3)
-    assert np.isfinite(value)
-    assert np.isfinite(gradient).all()
-
-
-def test_a_zero_vector_is_at_right_angles_to_all_with_a_zero_gradient():
-    embeddings = jnp.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
-    value, gradient = jax.jit(jax.value_and_grad(jloss.ntxent))(
-        embeddings, jnp.array([0, 0, 1]), 1.0
+def test_cosine_embedding_keeps_the_digits_of_nearly_parallel_vectors_where_torch_does_not():
+    torch = pytest.importorskip("torch")
+    x, y = np.float32([[1.0, 0.0]]), np.float32([[1.0, 1e-4]])
+    theirs = torch.nn.functional.cosine_embedding_loss(
+        torch.tensor(x), torch.tensor(y), torch.ones(1)
     )
-    np.testing.assert_allclose(value, np.log(2), rtol=1e-6)
-    assert not gradient[0].any()
+    assert abs(theirs / 5e-9 - 1) > 0.5
+    np.testing.assert_allclose(jloss.cosine_embedding_loss(x, y, jnp.ones(1)), 5e-9, rtol=1e-6)
 
 
-def test_without_a_pair_there_is_no_loss():
-    value, gradient = jax.jit(jax.value_and_grad(jloss.ntxent))(EMBEDDINGS, jnp.arange(6))
-    assert value == 0
-    assert not gradient.any()
+def test_labels_of_cosine_embedding_are_one_for_each_pair():
+    with pytest.raises(ValueError, match=r"labels \(8, 1\) must have the shape \(8,\)"):
+        jloss.cosine_embedding_loss(jnp.asarray(ANCHORS), jnp.asarray(POSITIVES), SIGNS[:, None])
 
 
-def test_a_masked_example_is_as_if_it_were_not_there():
-    where = jnp.array([True, True, False, True, True, True])
-    dirty = EMBEDDINGS.copy()
-    dirty[2] = np.nan
-    run = jax.jit(jax.value_and_grad(partial(jloss.ntxent, temperature=0.5)))
-    value, gradient = run(dirty, GROUPS, where=where)
-    wanted, wanted_gradient = run(EMBEDDINGS[where], GROUPS[where])
-    np.testing.assert_allclose(value, wanted, rtol=1e-6)
-    np.testing.assert_allclose(gradient[where], wanted_gradient, rtol=1e-5, atol=1e-6)
-    assert not gradient[2].any()
+@pytest.mark.parametrize("degree", [2, 4])
+@pytest.mark.parametrize("axis", [-1, 0])
+def test_triplets_of_even_degree_are_those_of_optax(degree, axis):
+    got, wanted = (
+        ours(
+            lambda a, f=library.triplet_margin_loss: f(a, POSITIVES, NEGATIVES, axis, degree, 0.7),
+            ANCHORS,
+        )
+        for library in (jloss, optax.losses)
+    )
+    assert_same(got, wanted)
+
+
+@pytest.mark.parametrize("swap", [False, True])
+@pytest.mark.parametrize("degree", [1, 1.5, 2, 3, 5])
+def test_triplets_of_any_degree_are_those_of_torch(degree, swap):
+    functional = pytest.importorskip("torch.nn.functional")
+
+    def theirs(*vectors):
+        return functional.triplet_margin_loss(
+            *vectors, p=degree, swap=swap, eps=0.0, reduction="none"
+        )
+
+    vectors = ANCHORS, POSITIVES, NEGATIVES
+    loss = partial(jloss.triplet_margin_loss, norm_degree=degree, eps=0.0, swap=swap)
+    assert_same(ours(loss, *vectors), torchs(theirs, *vectors))
+
+
+@pytest.mark.parametrize(
+    ("degree", "difference", "optaxs", "wanted"),
+    [(1, [1.0, -2.0, 3.0], 2.0, 6.0), (3, [1.0, -3.0, 2.0], np.nan, 36 ** (1 / 3))],
+)
+def test_triplets_of_odd_degree_are_right_where_optax_is_not(degree, difference, optaxs, wanted):
+    anchors, positives = jnp.array([difference]), jnp.zeros((1, 3))
+    got, theirs = (
+        library.triplet_margin_loss(
+            anchors, positives, anchors, norm_degree=degree, margin=0.0, eps=0.0
+        )
+        for library in (jloss, optax.losses)
+    )
+    np.testing.assert_allclose(theirs, [optaxs], rtol=1e-6)
+    np.testing.assert_allclose(got, [wanted], rtol=1e-6)
+
+
+@pytest.mark.parametrize("degree", [1.0, 1.5, 2.0, 3.0])
+def test_the_gradient_between_equal_vectors_is_zero(degree):
+    loss = partial(jloss.triplet_margin_loss, norm_degree=degree, eps=0.0)
+    _, gradient = ours(loss, ANCHORS, jnp.float32(ANCHORS), jnp.float32(ANCHORS))
+    assert (gradient == 0).all()
+
+
+@pytest.mark.parametrize("degree", [1.0, 2.0, 3.0])
+def test_vectors_of_any_magnitude_are_safe(degree):
+    vectors = [1e30 * np.float32(x) for x in (ANCHORS, POSITIVES, NEGATIVES)]
+    values, gradient = ours(partial(jloss.triplet_margin_loss, norm_degree=degree), *vectors)
+    assert np.isfinite(values).all() and np.isfinite(gradient).all()
+    small = ours(
+        partial(jloss.triplet_margin_loss, norm_degree=degree, eps=0.0, margin=0.0),
+        ANCHORS,
+        POSITIVES,
+        NEGATIVES,
+    )
+    assert_same((values / 1e30, gradient), small)
+
+
+def test_the_degree_of_a_norm_can_be_learned():
+    def total(degree):
+        return jloss.triplet_margin_loss(
+            jnp.asarray(ANCHORS), POSITIVES, NEGATIVES, norm_degree=degree
+        ).sum()
+
+    step = 1e-2
+    difference = (total(2.5 + step) - total(2.5 - step)) / (2 * step)
+    np.testing.assert_allclose(jax.grad(total)(2.5), difference, rtol=1e-2)
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_triplets_with_the_default_distance_are_those_of_torch(swap):
+    functional = pytest.importorskip("torch.nn.functional")
+
+    def theirs(*vectors):
+        return functional.triplet_margin_with_distance_loss(*vectors, swap=swap, reduction="none")
+
+    vectors = ANCHORS, POSITIVES, NEGATIVES
+    loss = partial(jloss.triplet_margin_with_distance_loss, swap=swap)
+    assert_same(ours(loss, *vectors), torchs(theirs, *vectors))
+
+
+def test_triplets_with_a_distance_of_ones_own_are_those_of_torch():
+    functional = pytest.importorskip("torch.nn.functional")
+
+    def theirs(*vectors):
+        return functional.triplet_margin_with_distance_loss(
+            *vectors,
+            distance_function=lambda x, y: 1 - functional.cosine_similarity(x, y),
+            margin=0.2,
+            reduction="none",
+        )
+
+    vectors = ANCHORS, POSITIVES, NEGATIVES
+    loss = partial(
+        jloss.triplet_margin_with_distance_loss,
+        distance_function=jloss.cosine_distance,
+        margin=0.2,
+    )
+    assert_same(ours(loss, *vectors), torchs(theirs, *vectors))
+
+
+def test_a_distance_that_is_not_one_number_a_pair_is_refused():
+    with pytest.raises(ValueError, match=r"distance_function gave \(8, 4\) for vectors \(8, 4\)"):
+        jloss.triplet_margin_with_distance_loss(
+            *(jnp.asarray(x) for x in (ANCHORS, POSITIVES, NEGATIVES)),
+            distance_function=lambda x, y: jnp.abs(x - y),
+        )
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        jloss.triplet_margin_loss,
+        # Its gradient between equal vectors is NaN, which must not come out of a mask.
+        partial(
+            jloss.triplet_margin_with_distance_loss,
+            distance_function=lambda x, y: jnp.sqrt(((x - y) ** 2).sum(-1)),
+        ),
+    ],
+    ids=["norm", "distance"],
+)
+def test_a_mask_hides_all_three_vectors_of_a_triplet(loss):
+    where = np.arange(8) % 2 == 0
+    vectors = [np.where(where[:, None], x, np.nan) for x in (ANCHORS, POSITIVES, NEGATIVES)]
+
+    def total(*vectors):
+        values = loss(*vectors, where=where)
+        return values.sum(), values
+
+    gradients, values = jax.grad(total, (0, 1, 2), has_aux=True)(*(jnp.asarray(x) for x in vectors))
+    shown = [jnp.asarray(x[where]) for x in vectors]
+    np.testing.assert_allclose(values[where], loss(*shown), rtol=1e-6)
+    wanted = jax.grad(lambda *v: loss(*v).sum(), (0, 1, 2))(*shown)
+    assert (values[~where] == 0).all()
+    for gradient, kept in zip(gradients, wanted, strict=True):
+        assert (gradient[~where] == 0).all()
+        np.testing.assert_allclose(gradient[where], kept, rtol=1e-6, atol=1e-7)
+
+
+GROUPS = np.array([0, 0, 1, 1, 2, 0, 1, 3])
+
+
+@pytest.mark.parametrize(("gamma", "margin"), [(80.0, 0.4), (4.0, 0.25)])
+def test_circle_is_that_of_keras_for_normalised_embeddings(gamma, margin):
+    keras = pytest.importorskip("keras")
+    embeddings = np.float32(ANCHORS / np.linalg.norm(ANCHORS, axis=-1, keepdims=True))
+    wanted = keras.losses.circle(GROUPS, embeddings, gamma=gamma, margin=margin)
+    got = jloss.circle_loss(embeddings, GROUPS, gamma=gamma, margin=margin)
+    np.testing.assert_allclose(got, np.asarray(wanted), rtol=1e-4, atol=1e-5)
+
+
+def test_circle_has_the_gradient_of_its_formula():
+    torch = pytest.importorskip("torch")
+    same = torch.tensor(GROUPS[:, None] == GROUPS[None, :])
+    alike, unlike = same & ~torch.eye(8, dtype=torch.bool), ~same
+
+    def formula(embeddings):
+        directions = torch.nn.functional.normalize(embeddings)
+        s = directions @ directions.T
+        pull = -4 * (1.25 - s).clamp(min=0) * (s - 0.75)
+        push = 4 * (s + 0.25).clamp(min=0) * (s - 0.25)
+        pulls = (pull.exp() * alike).sum(-1)
+        return torch.log1p(pulls * (push.exp() * unlike).sum(-1))
+
+    loss = partial(jloss.circle_loss, gamma=4.0, margin=0.25)
+    assert_same(ours(lambda e: loss(e, GROUPS), ANCHORS), torchs(formula, ANCHORS))
+
+
+def test_circle_is_zero_for_an_example_without_a_group_or_without_strangers():
+    values, gradient = ours(lambda e: jloss.circle_loss(e, GROUPS), ANCHORS)
+    assert values[4] == 0 and values[7] == 0 and np.isfinite(gradient).all()
+    values, gradient = ours(lambda e: jloss.circle_loss(e, np.zeros(8, int)), ANCHORS)
+    assert (values == 0).all() and (gradient == 0).all()

@@ -1,169 +1,188 @@
-"""Regression losses against their peers, and right where these are wrong."""
-
-from functools import partial
+"""Regression losses against torch, keras, scikit-learn, scipy and mpmath."""
 
 import jax
 import jax.numpy as jnp
+import mpmath
 import numpy as np
 import pytest
-from peers import (
-    assert_agree,
-    by_keras,
-    by_numpy,
-    by_optax,
-    by_sklearn,
-    by_torch,
-    values_and_gradients,
-)
+from peers import assert_same, ours, torchs
 
 import jloss
 
 rng = np.random.default_rng(0)
-EDGES = np.float32([0.0, 1.0, -1.0, 1e-6, -1e-4, 0.5, 17.0, -89.0, 1e4, -1e15])
-PREDICTIONS = np.concatenate([np.repeat(EDGES, 3), rng.normal(0, 3, 20)]).astype(np.float32)
-TARGETS = np.concatenate([np.tile([0.0, 1.0, -3.0], len(EDGES)), rng.normal(0, 3, 20)])
-TARGETS = TARGETS.astype(np.float32)
-VECTORS = rng.normal(size=(2, 6, 4)).astype(np.float32)
-VECTORS[0, :3] = VECTORS[1, :3] * np.float32([[2.0], [-0.5], [1e3]])  # parallel and opposite
+P = (3 * rng.normal(size=(6, 5))).astype(np.float32)
+T = (3 * rng.normal(size=(6, 5))).astype(np.float32)
 
 
-@pytest.mark.parametrize(
-    ("loss", "peer"),
-    [
-        (jloss.squared_error, by_torch(lambda f, p, t: f.mse_loss(p, t, reduction="none"))),
-        (
-            jloss.squared_error,
-            by_keras(lambda k, p, t: k.mean_squared_error(t[:, None], p[:, None])),
-        ),
-        (jloss.squared_error, by_optax(lambda o, p, t: o.squared_error(p, t))),
-        (jloss.l2_loss, by_sklearn("HalfSquaredError")),
-        (jloss.l2_loss, by_optax(lambda o, p, t: o.l2_loss(p, t))),
-        (jloss.absolute_error, by_torch(lambda f, p, t: f.l1_loss(p, t, reduction="none"))),
-        (
-            jloss.absolute_error,
-            by_keras(lambda k, p, t: k.mean_absolute_error(t[:, None], p[:, None])),
-        ),
-        (jloss.huber_loss, by_torch(lambda f, p, t: f.huber_loss(p, t, reduction="none"))),
-        (
-            partial(jloss.huber_loss, delta=0.3),
-            by_torch(lambda f, p, t: f.huber_loss(p, t, reduction="none", delta=0.3)),
-        ),
-        (
-            partial(jloss.huber_loss, delta=100.0),
-            by_keras(lambda k, p, t: k.huber(t[:, None], p[:, None], delta=100.0)),
-        ),
-        (jloss.log_cosh, by_optax(lambda o, p, t: o.log_cosh(p, t))),
-    ],
-)
-def test_values_and_gradients_are_those_of_a_peer(loss, peer):
-    assert_agree(loss, peer, PREDICTIONS, TARGETS)
+def functional():
+    return pytest.importorskip("torch").nn.functional
 
 
-def test_log_cosh_is_that_of_keras_which_has_log_two_in_float32():
-    peer = by_keras(lambda k, p, t: k.log_cosh(t[:, None], p[:, None]))
-    assert_agree(jloss.log_cosh, peer, PREDICTIONS, TARGETS, atol=2e-9)
+TORCH = {
+    "mse_loss": (jloss.squared_error, {}),
+    "l1_loss": (jloss.absolute_error, {}),
+    "huber_loss": (lambda p, t: jloss.huber_loss(p, t, delta=1.5), {"delta": 1.5}),
+}
 
 
-@pytest.mark.parametrize("quantile", [0.0, 0.1, 0.5, 1.0])
-def test_the_quantile_loss_is_scikit_learns(quantile):
-    away = PREDICTIONS != TARGETS  # at the kink its gradient is a jump's end, ours is 0
-    peer = by_numpy(
-        lambda np_, p, t: np_.where(p < t, quantile * (t - p), (1 - quantile) * (p - t))
+@pytest.mark.parametrize("name", TORCH)
+def test_values_and_gradients_are_those_of_torch(name):
+    loss, hyper = TORCH[name]
+    peer = getattr(functional(), name)
+    theirs = torchs(lambda p, t: peer(p, t, reduction="none", **hyper), P, T)
+    assert_same(ours(loss, P, T), theirs)
+
+
+def test_half_a_squared_error_is_half_of_torchs():
+    theirs = torchs(lambda p, t: 0.5 * functional().mse_loss(p, t, reduction="none"), P, T)
+    assert_same(ours(jloss.l2_loss, P, T), theirs)
+
+
+def test_cosine_distance_is_one_minus_torchs_similarity():
+    theirs = torchs(lambda p, t: 1 - functional().cosine_similarity(p, t, dim=-1), P, T)
+    assert_same(ours(jloss.cosine_distance, P, T), theirs)
+
+
+def test_cosine_distance_is_that_of_scipy():
+    cosine = pytest.importorskip("scipy.spatial.distance").cosine
+    wanted = [cosine(p, t) for p, t in zip(P.astype(float), T.astype(float), strict=True)]
+    np.testing.assert_allclose(jloss.cosine_distance(P, T), wanted, rtol=2e-6)
+
+
+def test_huber_loss_is_that_of_scipy():
+    huber = pytest.importorskip("scipy.special").huber
+    np.testing.assert_allclose(
+        jloss.huber_loss(P, T, delta=0.7), huber(0.7, (P - T).astype(float)), rtol=1e-6
     )
-    if 0 < quantile < 1:
-        peer = by_sklearn("PinballLoss", quantile=quantile)
-    small = away & (np.abs(PREDICTIONS) < 1e3)
-    loss = partial(jloss.quantile_loss, quantile=quantile)
-    assert_agree(loss, peer, PREDICTIONS[small], TARGETS[small])
 
 
-@pytest.mark.parametrize(
-    "peer",
-    [
-        by_torch(lambda f, p, t: 1 - f.cosine_similarity(p, t, dim=-1)),
-        by_keras(lambda k, p, t: 1 + k.cosine_similarity(t, p)),
-        by_optax(lambda o, p, t: o.cosine_distance(p, t)),
-        by_numpy(lambda s, p, t: s.paired_cosine_distances(p, t), "sklearn.metrics.pairwise"),
-    ],
-)
-def test_the_cosine_distance_is_that_of_a_peer(peer):
-    assert_agree(jloss.cosine_distance, peer, *VECTORS, atol=1e-7)
+@pytest.mark.parametrize("quantile", [0.1, 0.5, 0.9])
+def test_quantile_loss_is_the_pinball_loss_of_sklearn(quantile):
+    pinball = pytest.importorskip("sklearn.metrics").mean_pinball_loss
+    got = jloss.mean(jloss.quantile_loss(P, T, quantile=quantile))
+    np.testing.assert_allclose(got, pinball(T.ravel(), P.ravel(), alpha=quantile), rtol=1e-6)
 
 
-def test_the_cosine_of_components_along_two_axes_is_that_of_the_flat_vectors():
-    a, b = VECTORS.reshape(2, 3, 2, 4)
-    rows = (x.swapaxes(0, 1).reshape(2, 12) for x in (a, b))
-    by_axes = jax.jit(partial(jloss.cosine_distance, axis=(0, 2)))(a, b)
-    assert np.array_equal(by_axes, jax.jit(jloss.cosine_distance)(*rows))
+def test_means_are_those_of_keras():
+    losses = pytest.importorskip("keras").losses
+    pairs = {
+        losses.mean_squared_error: jloss.squared_error,
+        losses.mean_absolute_error: jloss.absolute_error,
+        losses.huber: jloss.huber_loss,
+        losses.log_cosh: jloss.log_cosh,
+    }
+    for theirs, loss in pairs.items():
+        wanted = np.asarray(theirs(T, P))
+        np.testing.assert_allclose(loss(P, T).mean(-1), wanted, rtol=2e-6)
 
 
-# Where peers are wrong ---------------------------------------------------------------------------
+# Digits that peers lose
 
 
-def test_the_gradient_of_huber_is_exact_for_a_small_residual_and_a_large_delta():
-    gradient = jax.grad(partial(jloss.huber_loss, delta=100.0))
-    for residual in np.float32([1e-6, -1e-6, 3e-30]):
-        assert gradient(residual, jnp.float32(0)) == residual
+def test_the_gradient_of_huber_keeps_a_small_residual_beside_a_large_delta():
+    gradient = jax.grad(lambda p: jloss.huber_loss(p, jnp.float32(0.0), delta=100.0))
+    assert gradient(jnp.float32(1e-6)) == np.float32(1e-6)
 
 
-def test_log_cosh_is_exact_near_zero():
-    mpmath = pytest.importorskip("mpmath")
-    for residual in np.float32([1e-4, -3e-3, 1e-9]):
-        value, gradient = jax.value_and_grad(jloss.log_cosh)(residual, jnp.float32(0))
-        with mpmath.workdps(50):
-            exact = mpmath.mpf(float(residual))
-            np.testing.assert_allclose(value, float(mpmath.log(mpmath.cosh(exact))), rtol=9e-7)
-            np.testing.assert_allclose(gradient, float(mpmath.tanh(exact)), rtol=3e-7)
-
-
-def test_log_cosh_is_finite_far_away():
-    value, gradient = jax.value_and_grad(jloss.log_cosh)(jnp.float32(1e30), jnp.float32(0))
-    assert (value, gradient) == (np.float32(1e30), 1)
-
-
-def test_a_kink_has_the_gradient_zero():
-    for loss in (jloss.absolute_error, partial(jloss.quantile_loss, quantile=0.9)):
-        assert jax.grad(loss)(2.0, 2.0) == 0
+def test_log_cosh_keeps_its_digits_near_0():
+    value, gradient = jax.value_and_grad(jloss.log_cosh)(jnp.float32(1e-4), jnp.float32(0.0))
+    exact = mpmath.mpf(float(np.float32(1e-4)))
+    np.testing.assert_allclose(value, float(mpmath.log(mpmath.cosh(exact))), rtol=5e-7)
+    np.testing.assert_allclose(gradient, float(mpmath.tanh(exact)), rtol=5e-7)
 
 
 def test_the_cosine_of_a_zero_vector_is_finite_with_a_zero_gradient():
-    zero, other = np.zeros(4, np.float32), np.float32([1, 2, 0, 0])
-    run = jax.jit(jax.value_and_grad(jloss.cosine_distance, argnums=(0, 1)))
-    for pair in ((zero, other), (other, zero), (zero, zero)):
-        value, gradients = run(*pair)
-        assert value == 1
-        for vector, gradient in zip(pair, gradients, strict=True):
-            # For the other vector it is 0 but for the rounding of its direction.
-            assert not gradient.any() if vector is zero else np.abs(gradient).max() < 1e-7
+    zero, other = jnp.zeros(3), jnp.array([1.0, 2.0, 3.0])
+    value, gradients = jax.value_and_grad(jloss.cosine_distance, (0, 1))(zero, other)
+    assert value == 1.0
+    assert not np.any(gradients)
 
 
-def test_nearly_parallel_vectors_keep_the_digits_of_their_distance():
-    angle = np.float32(1e-4)
-    distance = jax.jit(jloss.cosine_distance)(np.float32([1, 0]), np.float32([1, angle]))
-    np.testing.assert_allclose(distance, 1 - np.cos(np.arctan(float(angle))), rtol=1e-6)
+def test_a_mask_hides_what_is_not_finite_from_value_and_gradient():
+    predictions = jnp.array([1.0, jnp.nan, jnp.inf, 4.0])
+    targets, where = jnp.array([0.0, 1.0, jnp.nan, 4.5]), jnp.array([True, False, False, True])
+    for loss in (jloss.squared_error, jloss.huber_loss, jloss.log_cosh, jloss.quantile_loss):
+        gradient = jax.grad(
+            lambda p, loss=loss: jloss.mean(loss(p, targets, where=where), where=where)
+        )(predictions)
+        assert np.isfinite(gradient).all()
+        assert not gradient[1:3].any() and gradient[0] > 0
 
 
-@pytest.mark.parametrize(
-    "loss",
-    [
-        jloss.squared_error,
-        jloss.l2_loss,
-        jloss.absolute_error,
-        jloss.huber_loss,
-        jloss.log_cosh,
-        jloss.quantile_loss,
-    ],
-)
-def test_a_mask_hides_nan_from_value_and_gradient(loss):
-    targets, where = np.float32([0, 1, np.nan]), np.array([True, False, False])
-    run = values_and_gradients(partial(loss, where=where))
-    values, gradient = run(np.float32([1, np.nan, 2]), targets)
-    wanted, slope = jax.value_and_grad(loss)(1.0, 0.0)
-    assert values.tolist() == [wanted, 0, 0]
-    assert gradient.tolist() == [slope, 0, 0]
+# Smooth L1, percentages, logarithms and cosines
 
 
-def test_predictions_alone_are_held_against_zero():
-    residuals = jnp.array([0.3, -4.0])
-    for loss in (jloss.squared_error, jloss.l2_loss, jloss.huber_loss, jloss.log_cosh):
-        assert np.array_equal(loss(residuals), loss(residuals, jnp.zeros(2)))
+@pytest.mark.parametrize("beta", [0.3, 1.0, 5.0])
+def test_smooth_l1_loss_and_its_gradient_are_those_of_torch(beta):
+    peer = functional().smooth_l1_loss
+    theirs = torchs(lambda p, t: peer(p, t, beta=beta, reduction="none"), P, T)
+    assert_same(ours(lambda p, t: jloss.smooth_l1_loss(p, t, beta=beta), P, T), theirs)
+
+
+def test_smooth_l1_loss_without_beta_is_the_absolute_error_with_a_derivative_for_beta():
+    residual = jnp.array([0.0, 1e-30, 1e-3, -2.0])
+
+    def loss(residual, beta):
+        return jloss.smooth_l1_loss(residual, jnp.zeros(4), beta=beta).sum()
+
+    at_zero = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(residual, 0.0)
+    np.testing.assert_allclose(at_zero[0], np.abs(residual).sum(), rtol=1e-7)
+    np.testing.assert_array_equal(at_zero[1][0], np.sign(residual))
+    assert at_zero[1][1] == -1.5  # minus a half for each residual beyond
+
+
+def test_the_percentage_error_is_that_of_keras_and_a_hundred_times_that_of_sklearn():
+    got = jloss.mean_absolute_percentage_error(P, T)
+    keras = pytest.importorskip("keras").losses.mean_absolute_percentage_error
+    np.testing.assert_allclose(got.mean(-1), np.asarray(keras(T, P)), rtol=2e-6)
+    sklearn = pytest.importorskip("sklearn.metrics").mean_absolute_percentage_error
+    np.testing.assert_allclose(jloss.mean(got), 100 * sklearn(T.ravel(), P.ravel()), rtol=2e-6)
+
+
+def test_a_target_of_zero_has_no_percentage_where_keras_drowns_the_mean():
+    predictions, targets = jnp.array([1.0, 2.0]), jnp.array([0.0, 4.0])
+    keras = pytest.importorskip("keras").losses.mean_absolute_percentage_error
+    assert np.asarray(keras(np.asarray(targets), np.asarray(predictions))) > 1e8
+    values = jloss.mean_absolute_percentage_error(predictions, targets)
+    np.testing.assert_array_equal(values, [np.nan, 50.0])
+    where = targets != 0
+    values = jloss.mean_absolute_percentage_error(predictions, targets, where=where)
+    assert jloss.mean(values, where=where) == 50
+
+
+def test_squared_log_error_is_that_of_keras_and_sklearn():
+    predictions, targets = np.abs(P), np.abs(T)
+    got = jloss.squared_log_error(predictions, targets)
+    keras = pytest.importorskip("keras").losses.mean_squared_logarithmic_error
+    np.testing.assert_allclose(got.mean(-1), np.asarray(keras(targets, predictions)), rtol=1e-5)
+    sklearn = pytest.importorskip("sklearn.metrics").mean_squared_log_error
+    np.testing.assert_allclose(jloss.mean(got), sklearn(targets, predictions), rtol=1e-6)
+
+
+def test_squared_log_error_keeps_the_digits_that_keras_loses_for_equal_sizes():
+    prediction, target = np.float32(1e6), np.float32(1e6 + 1)
+    exact = (mpmath.log1p(float(prediction)) - mpmath.log1p(float(target))) ** 2
+    keras = pytest.importorskip("keras").losses.mean_squared_logarithmic_error
+    theirs = np.asarray(keras(np.array([target]), np.array([prediction])))
+    got = jloss.squared_log_error(jnp.array([prediction]), jnp.array([target]))
+    assert abs(float(got[0]) / exact - 1) < 1e-6
+    assert abs(theirs / float(exact) - 1) > 0.01
+
+
+def test_cosine_similarity_and_its_gradient_are_those_of_torch_and_optax():
+    theirs = torchs(lambda p, t: functional().cosine_similarity(p, t, dim=-1), P, T)
+    assert_same(ours(jloss.cosine_similarity, P, T), theirs)
+    optax = pytest.importorskip("optax").losses
+    where = rng.random((6, 5)) < 0.8
+    for how in ({"axis": 0}, {"epsilon": 4.0}, {"where": where}, {"axis": None}):
+        wanted = optax.cosine_similarity(P, T, **how)
+        np.testing.assert_allclose(jloss.cosine_similarity(P, T, **how), wanted, atol=3e-7)
+
+
+def test_cosine_similarity_of_a_zero_vector_is_zero_with_a_zero_gradient():
+    def similarity(p):
+        return jloss.cosine_similarity(p, jnp.array([1.0, 2.0]))
+
+    value, gradient = jax.value_and_grad(similarity)(jnp.zeros(2))
+    assert value == 0
+    np.testing.assert_array_equal(gradient, [0, 0])

@@ -1,0 +1,66 @@
+"""How everything here is measured: compiled programs, interleaved runs, medians, temporaries."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+RUNS = 15
+
+
+class Program(NamedTuple):
+    """A compiled program with what it took to compile it and what it stores on the way."""
+
+    run: Callable[..., Any]
+    compile_seconds: float
+    temporaries: int  # bytes
+
+
+def compiled(function: Callable[..., Any], arguments: Sequence[Any]) -> Program:
+    """``function`` compiled for these arguments."""
+    lowered = jax.jit(function).lower(*arguments)
+    start = time.perf_counter()
+    run = lowered.compile()
+    seconds = time.perf_counter() - start
+    return Program(run, seconds, run.memory_analysis().temp_size_in_bytes)
+
+
+def interleaved(runs: Sequence[Callable[[], Any]], times: int = RUNS) -> list[float]:
+    """The median seconds of each, taken in turns so that a busy moment hits all of them."""
+    samples = [[] for _ in runs]
+    for _ in range(times + 1):
+        for run, seconds in zip(runs, samples, strict=True):
+            start = time.perf_counter()
+            jax.block_until_ready(run())
+            seconds.append(time.perf_counter() - start)
+    return [statistics.median(seconds[1:]) for seconds in samples]
+
+
+def head(ours: str, peer: str) -> str:
+    """The line above those of `compare`."""
+    columns = f"{ours + ' ms':>10} {peer + ' ms':>10} {'ratio':>6} {'limit':>6}"
+    return f"{'':45} {columns} {'temporaries MiB':>17} {'compile s':>13}"
+
+
+def compare(
+    name: str,
+    ours: Callable[..., Any],
+    peer: Callable[..., Any],
+    arguments: Sequence[Any],
+    *,
+    at_least: float,
+    times: int = RUNS,
+) -> int:
+    """Prints a line about ours against the peer; 1 if ours is not ``at_least`` times as fast."""
+    programs = [compiled(function, arguments) for function in (ours, peer)]
+    mine, theirs = interleaved([lambda p=p: p.run(*arguments) for p in programs], times)
+    ratio = theirs / mine
+    memory = " / ".join(f"{program.temporaries / 2**20:.1f}" for program in programs)
+    compiling = " / ".join(f"{program.compile_seconds:.2f}" for program in programs)
+    print(
+        f"{name:45} {1e3 * mine:10.1f} {1e3 * theirs:10.1f} {ratio:6.2f} {at_least:6.2f} "
+        f"{memory:>17} {compiling:>13}{'' if ratio >= at_least else '   MISSED'}"
+    )
+    return int(ratio < at_least)

@@ -1,0 +1,54 @@
+"""Value and gradient of element-wise and row-wise losses on 8192 x 1000 floats, against optax.
+
+Claims: a closed-form derivative is at least 2.5 x as fast as optax for the focal loss, 1.8 x for
+binary cross-entropy, Huber and log-cosh, and costs at most a tenth more for the losses that are
+bound by memory (squared error, integer cross-entropy), with stricter numerics and masks.
+
+Command: ``python -m bench.rowwise``.
+"""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import jloss
+from bench import measure
+
+SHAPE = (8192, 1000)
+LIMITS = {
+    "sigmoid_focal_loss": 2.5,
+    "sigmoid_binary_cross_entropy": 1.8,
+    "huber_loss": 1.8,
+    "log_cosh": 1.8,
+    "squared_error": 0.9,
+    "softmax_cross_entropy_with_integer_labels": 0.9,
+}
+
+
+def arguments(name: str) -> tuple[jax.Array, jax.Array]:
+    """Predictions, and targets as the loss wants them."""
+    one, two = jax.random.split(jax.random.key(0))
+    predictions = 3 * jax.random.normal(one, SHAPE)
+    if "integer" in name:
+        return predictions, jax.random.randint(two, SHAPE[:1], 0, SHAPE[1])
+    targets = jax.random.normal(two, SHAPE)
+    return predictions, (targets > 0).astype(jnp.float32) if "sigmoid" in name else targets
+
+
+def value_and_grad(loss):
+    return jax.value_and_grad(lambda predictions, targets: loss(predictions, targets).mean())
+
+
+def main() -> int:
+    missed = 0
+    print(measure.head("ours", "optax"))
+    for name, limit in LIMITS.items():
+        programs = [value_and_grad(getattr(module, name)) for module in (jloss, optax.losses)]
+        missed += measure.compare(name, *programs, arguments(name), at_least=limit)
+    return missed
+
+
+if __name__ == "__main__":
+    sys.exit(main())

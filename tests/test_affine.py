@@ -1,0 +1,208 @@
+"""Hoisting changes no value, and does at each point only what each point needs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import jloss
+from jloss._affine import hoist
+
+ROWS = 12
+POINTS = [(0.0, 0.0), (0.7, -0.4), (-1.3, 2.1)]
+
+
+def weights(*shapes):
+    """Some parameters of these shapes, and two directions."""
+    keys = jax.random.split(jax.random.key(0), 3 * len(shapes))
+    drawn = [
+        jax.random.normal(key, shape) / np.sqrt(np.prod(shape[:-1]) or 1)
+        for key, shape in zip(keys, 3 * shapes, strict=True)
+    ]
+    return [drawn[i :: len(shapes)] for i in range(len(shapes))]
+
+
+def mlp(params, inputs):
+    first, bias, second = params
+    return jax.nn.relu(inputs @ first + bias) @ second
+
+
+def cnn(params, images):
+    kernel, bias, head = params
+    numbers = ("NHWC", "HWIO", "NHWC")
+    x = lax.conv_general_dilated(images, kernel, (1, 1), "SAME", dimension_numbers=numbers)
+    x = lax.reduce_window(jax.nn.gelu(x + bias), 0.0, lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+    return x.reshape(len(images), -1) @ head
+
+
+def batch_norm(params, inputs):
+    first, scale, second = params
+    x = inputs @ first
+    x = (x - x.mean(0)) / jnp.sqrt(x.var(0) + 1e-5) * scale
+    return jnp.tanh(x) @ second
+
+
+def tied(params, tokens):
+    (embedding,) = params
+    return jnp.tanh(embedding[tokens].sum(1)) @ embedding.T
+
+
+def transformer(params, tokens):
+    embedding, queries, values, up, down = params
+    x = embedding[tokens]
+    scores = jnp.einsum("btd,de,bse->bts", x, queries, x) / np.sqrt(x.shape[-1])
+    x = x + jax.nn.softmax(scores) @ (x @ values)
+    x = x + jax.nn.gelu(x @ up) @ down
+    x = (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-5)
+    return x.mean(1) @ embedding.T
+
+
+def recurrent(params, inputs):
+    first, again, head = params
+    driven = jnp.swapaxes(inputs @ first, 0, 1)
+
+    def step(state, x):
+        return jnp.tanh(state @ again + x), None
+
+    return lax.scan(step, jnp.zeros(driven.shape[1:]), driven)[0] @ head
+
+
+KEY = jax.random.key(1)
+TOKENS = jax.random.randint(KEY, (ROWS, 5), 0, 7)
+MODELS = {
+    "mlp": (mlp, [(90, 8), (8,), (8, 7)], jax.random.normal(KEY, (ROWS, 90))),
+    "cnn": (cnn, [(3, 3, 2, 4), (4,), (36, 7)], jax.random.normal(KEY, (ROWS, 6, 6, 2))),
+    "batch norm": (batch_norm, [(90, 8), (8,), (8, 7)], jax.random.normal(KEY, (ROWS, 90))),
+    "weight tying": (tied, [(7, 6)], TOKENS),
+    "transformer block": (transformer, [(7, 6), (6, 6), (6, 6), (6, 12), (12, 6)], TOKENS),
+    "scan": (recurrent, [(3, 8), (8, 8), (8, 7)], jax.random.normal(KEY, (ROWS, 4, 3))),
+}
+
+
+def both(name, dtype=jnp.float32, transform=lambda f: f):
+    """The values of an objective at some points: plain, and hoisted."""
+    model, shapes, inputs = MODELS[name]
+    labels = jax.random.randint(KEY, (ROWS,), 0, 7)
+    objective = transform(jloss.objective(model, jloss.softmax_cross_entropy_with_integer_labels))
+    with jax.enable_x64(dtype == jnp.float64):
+
+        def cast(tree):
+            return jax.tree.map(
+                lambda x: np.asarray(x, dtype) if x.dtype == jnp.float32 else np.asarray(x), tree
+            )
+
+        params, *directions = zip(*cast(weights(*shapes)), strict=True)
+        batch = cast((inputs, labels))
+
+        def value(params, batch):
+            return objective(params, batch).value
+
+        def plain(a, b):
+            moved = [p + a * d + b * e for p, d, e in zip(params, *directions, strict=True)]
+            return value(moved, batch)
+
+        split = hoist(value, params, batch)
+        common = jax.jit(split.prepare)(params, directions, batch)
+        points = np.asarray(POINTS, dtype)
+        return [
+            np.asarray(jax.jit(jax.vmap(f))(*points.T))
+            for f in (plain, lambda a, b: split.evaluate(common, (a, b)))
+        ], (split, common)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(jnp.float32, 1e-6), (jnp.float64, 1e-12)], ids=["float32", "float64"]
+)
+def test_hoisting_is_exact_but_for_rounding(name, dtype, tolerance):
+    (plain, hoisted), _ = both(name, dtype)
+    assert hoisted.dtype == dtype
+    np.testing.assert_allclose(hoisted, plain, rtol=tolerance)
+
+
+@pytest.mark.parametrize("name", ["mlp", "transformer block"])
+def test_under_jit_and_checkpoint_all_is_hoisted_alike(name):
+    (plain, hoisted), (_, common) = both(name, transform=lambda f: jax.jit(jax.checkpoint(f)))
+    np.testing.assert_allclose(hoisted, plain, rtol=1e-6)
+    assert jax.tree.map(jnp.shape, common) == jax.tree.map(jnp.shape, both(name)[1][1])
+
+
+def flops(function, *arguments):
+    return jax.jit(function).lower(*arguments).cost_analysis()["flops"]
+
+
+@pytest.mark.parametrize(("name", "saved"), [("mlp", 0.8), ("cnn", 0.55), ("batch norm", 0.8)])
+def test_a_first_layer_is_done_once_and_not_at_each_point(name, saved):
+    model, shapes, inputs = MODELS[name]
+    params = [jnp.zeros(shape) for shape in shapes]
+    _, (split, common) = both(name)
+    whole = flops(lambda p: model(p, inputs).sum(), params)
+    loss = flops(
+        lambda x: jloss.softmax_cross_entropy_with_integer_labels(x, jnp.zeros(ROWS, int)).sum(),
+        jnp.zeros((ROWS, 7)),
+    )
+    assert flops(split.evaluate, common, (0.1, 0.2)) < (1 - saved) * whole + loss
+
+
+def test_a_bias_is_not_blown_up_to_the_batch_before_it_is_read():
+    _, (_, common) = both("transformer block")
+    assert max(np.size(x) for x in jax.tree.leaves(common)) <= ROWS * 5 * 12
+
+
+def values_of(function, params, directions, *arguments):
+    split = hoist(function, params, *arguments)
+    common = split.prepare(params, directions, *arguments)
+    moved = jax.tree.map(lambda p, d: p + 0.5 * d, params, directions[0])
+    return split.evaluate(common, [0.5]), function(moved, *arguments), common
+
+
+X = jnp.arange(6.0).reshape(2, 3)
+D = jnp.array([[1.0, -2.0, 0.5], [0.0, 3.0, 1.0]])
+LINEAR = {
+    "a literal is added once": lambda p: p + 3.0,
+    "a literal minus": lambda p: 3.0 - p,
+    "scaled": lambda p: -p * 4.0 / 2.0,
+    "concatenated with constants": lambda p: jnp.concatenate([p, jnp.ones((1, 3))]),
+    "padded with a constant": lambda p: jnp.pad(p, 1, constant_values=5.0),
+    "chosen by a constant": lambda p: jnp.where(jnp.arange(3) > 0, p, 7.0),
+    "cumulated": lambda p: jnp.cumsum(p, 1),
+    "gathered, out of bounds as well": lambda p: p.at[jnp.array([0, 5])].get(
+        mode="fill", fill_value=2.0
+    ),
+    "put into a constant": lambda p: lax.dynamic_update_slice(jnp.ones((4, 4)), p, (1, 1)),
+    "reversed, sliced, summed": lambda p: p[::-1, 1:].sum(0),
+    "split": lambda p: jnp.split(p, [1], axis=1)[1],
+    "widened": lambda p: p.astype(jnp.bfloat16).astype(jnp.float32),
+    "narrowed": lambda p: p.astype(jnp.bfloat16),
+    "squared": lambda p: p * p,
+    "a divisor": lambda p: 1.0 / (p + 10.0),
+    "a predicate": lambda p: jnp.where(p > 1.0, p, 0.0),
+    "an index": lambda p: X[p[0].astype(int) % 2],
+    "integers": lambda p: p.astype(int) + 1,
+    "nothing of it": lambda p: jnp.arange(3.0) + 1.0,
+    "itself": lambda p: p,
+    "a constant beside": lambda p: (p.sum(), 2.0, jnp.tanh(p)),
+}
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_an_operation_has_its_own_value(name):
+    got, wanted, _ = values_of(LINEAR[name], X, [D])
+    for ours, theirs in zip(*map(jax.tree.leaves, (got, wanted)), strict=True):
+        assert ours.dtype == jnp.asarray(theirs).dtype
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
+def test_what_is_evaluated_can_be_differentiated_along_the_directions():
+    split = hoist(lambda p, x: jnp.tanh(x @ p).sum(), X.T, X)
+    common = split.prepare(X.T, [D.T], X)
+    got = jax.hessian(lambda a: split.evaluate(common, [a]))(0.1)
+    wanted = jax.hessian(lambda a: jnp.tanh(X @ (X.T + a * D.T)).sum())(0.1)
+    np.testing.assert_allclose(got, wanted, rtol=1e-5)
+
+
+def test_directions_that_do_not_fit_are_refused():
+    split = hoist(lambda p: p.sum(), X)
+    with pytest.raises((TypeError, ValueError)):
+        split.evaluate(split.prepare(X, [D]), [0.1, 0.2])

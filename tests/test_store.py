@@ -1,0 +1,338 @@
+"""Sweeps in folders: killed and resumed, shared by processes, refused when something changed."""
+
+import importlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import zipfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jloss
+from jloss import _store
+from jloss.sweep import Sweep, sweep
+
+AXES = {"b": jnp.linspace(-1.0, 2.0, 7), "a": jnp.array([0.5, 3.0, -1.0])}
+
+
+def asymmetric(b, a):
+    return {"cube": b**3 - 2 * a, "pair": jnp.stack([a, b])}
+
+
+def counted(function):
+    """The function, and how many points it was asked for."""
+    points = []
+
+    def spied(**coordinates):
+        jax.debug.callback(lambda: points.append(1))
+        return function(**coordinates)
+
+    return spied, points
+
+
+def same(one, other):
+    for a, b in zip(*map(jax.tree.leaves, (one, other)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+# One file
+
+
+def test_a_saved_sweep_comes_back_with_its_coordinates(tmp_path):
+    grid = sweep(asymmetric, **AXES)
+    grid.save(tmp_path / "grid.npz")
+    again = Sweep.load(tmp_path / "grid.npz")
+    assert list(again.axes) == ["b", "a"] and again.shape == (7, 3)
+    same(again.axes, grid.axes)
+    same(again.values, grid.values)
+    assert [file.name for file in tmp_path.iterdir()] == ["grid.npz"]
+
+
+def test_any_pytree_of_any_dtype_is_saved(tmp_path):
+    tree = {
+        "half": jnp.ones(2, jnp.bfloat16),
+        "keys": jax.random.split(jax.random.key(3), 2),
+        "average": jloss.average(jnp.ones(3)),
+        "list": [jnp.arange(3), (None, 2.5, "text", True)],
+    }
+    _store.save(tmp_path / "tree.npz", tree)
+    again = _store.load(tmp_path / "tree.npz")
+    assert again["half"].dtype == jnp.bfloat16 and again["keys"].dtype == tree["keys"].dtype
+    same(jax.random.key_data(again.pop("keys")), jax.random.key_data(tree.pop("keys")))
+    assert jax.tree.structure(again) == jax.tree.structure(tree)
+    assert again["list"][1] == (None, 2.5, "text", True)
+
+
+def test_a_saved_sweep_opens_in_numpy(tmp_path):
+    sweep(lambda b: b * 2, b=AXES["b"]).save(tmp_path / "grid.npz")
+    with np.load(tmp_path / "grid.npz", allow_pickle=False) as file:
+        same(file["array_1"], 2 * AXES["b"])
+
+
+def test_what_is_no_saved_sweep_is_refused(tmp_path):
+    (tmp_path / "text.npz").write_text("text")
+    for name in ("text.npz", "missing.npz"):
+        with pytest.raises(ValueError, match=f"{name} is no saved sweep"):
+            Sweep.load(tmp_path / name)
+    with pytest.raises(ValueError, match="holds no sweep"):
+        Sweep.load(tmp_path)
+
+
+# A folder of blocks
+
+
+def test_a_sweep_with_a_folder_is_the_same_and_is_not_done_again(tmp_path):
+    function, points = counted(asymmetric)
+    grid = sweep(function, batch_size=1, out=tmp_path / "sweep", **AXES)
+    same(grid.values, sweep(asymmetric, batch_size=1, **AXES).values)
+    jax.effects_barrier()
+    before = len(points)
+    again = sweep(function, batch_size=1, out=tmp_path / "sweep", **AXES)
+    jax.effects_barrier()
+    assert len(points) == before >= 21
+    same(again.values, grid.values)
+    same(Sweep.load(tmp_path / "sweep").values, grid.values)
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Four points in a block, so that there are several."""
+    monkeypatch.setattr(importlib.import_module("jloss.sweep"), "_MANY", 4)
+
+
+def test_only_missing_blocks_are_done(tmp_path, small_blocks):
+    grid = sweep(asymmetric, batch_size=2, out=tmp_path, **AXES)
+    blocks = sorted(tmp_path.glob("block-*.npz"))
+    assert len(blocks) == 6
+    for gone in (blocks[1], blocks[4]):
+        gone.unlink()
+    with pytest.raises(ValueError, match=r"2 of 6 blocks of .* are missing"):
+        Sweep.load(tmp_path)
+    times = {block: block.stat().st_mtime_ns for block in tmp_path.glob("block-*.npz")}
+    same(sweep(asymmetric, batch_size=2, out=tmp_path, **AXES).values, grid.values)
+    assert all(block.stat().st_mtime_ns == then for block, then in times.items())
+
+
+def test_values_that_are_not_finite_are_done_as_well(tmp_path, small_blocks):
+    function, points = counted(lambda b, a: jnp.where(a > 0, jnp.log(-b) / 0.0, -1.0))
+    sweep(function, batch_size=4, out=tmp_path, **AXES)
+    jax.effects_barrier()
+    before = len(points)
+    assert np.isnan(sweep(function, batch_size=4, out=tmp_path, **AXES).values).any()
+    jax.effects_barrier()
+    assert len(points) == before
+
+
+CHANGES = {
+    "function": lambda out: sweep(lambda b, a: asymmetric(b, a)["cube"], out=out, **AXES),
+    "function that closes over other numbers": lambda out: sweep(
+        lambda b, a: asymmetric(b, a + jnp.arange(3.0)[2]), out=out, **AXES
+    ),
+    "axes": lambda out: sweep(asymmetric, out=out, **{**AXES, "a": AXES["a"] + 1e-7}),
+    "axes by name": lambda out: sweep(
+        lambda a, c: asymmetric(c, a), out=out, c=AXES["b"], a=AXES["a"]
+    ),
+}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_another_sweep_is_refused_and_leaves_all_as_it_is(tmp_path, what):
+    sweep(asymmetric, out=tmp_path, **AXES)
+    before = {file: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()}
+    with pytest.raises(ValueError, match=rf"out=.* holds a sweep of another .*{what.split()[0]}"):
+        CHANGES[what](tmp_path)
+    assert before == {file: file.read_bytes() for file in tmp_path.iterdir() if file.is_file()}
+
+
+def test_other_data_is_refused(tmp_path):
+    def far(batch, shift):
+        return jloss.average(batch - shift)
+
+    data, shift = [jnp.arange(3.0), jnp.ones(2)], jnp.arange(4.0)
+    grid = sweep(far, data=data, out=tmp_path, shift=shift)
+    same(grid.values.value, sweep(far, data=iter(data), shift=shift).values.value)
+    with pytest.raises(ValueError, match="of another data"):
+        sweep(far, data=[data[0], data[1] * 2], out=tmp_path, shift=shift)
+    with pytest.raises(ValueError, match="walked again"):
+        sweep(far, data=iter(data), out=tmp_path, shift=shift)
+
+
+def test_a_folder_with_something_else_is_refused(tmp_path):
+    np.savez(tmp_path / "mine.npz", 1)
+    with pytest.raises(ValueError, match="holds files that are of no sweep"):
+        sweep(asymmetric, out=tmp_path, **AXES)
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(ValueError, match="damaged"):
+        sweep(asymmetric, out=tmp_path, **AXES)
+    (tmp_path / "manifest.json").write_text(json.dumps({"format": 99}))
+    with pytest.raises(ValueError, match="format 99"):
+        sweep(asymmetric, out=tmp_path, **AXES)
+
+
+def test_a_damaged_block_is_named(tmp_path):
+    sweep(asymmetric, out=tmp_path, **AXES)
+    block = tmp_path / "block-00000.npz"
+    block.write_bytes(block.read_bytes()[:-30])
+    with pytest.raises(ValueError, match=r"block-00000.npz is damaged, delete it"):
+        sweep(asymmetric, out=tmp_path, **AXES)
+
+
+def test_a_folder_in_use_is_refused(tmp_path):
+    folder = _store.Folder(tmp_path, {"function": "", "axes": "", "data": ""}, {})
+    with pytest.raises(ValueError, match="in use by another process"):
+        sweep(asymmetric, out=tmp_path, **AXES)
+    del folder
+
+
+def test_a_full_disk_keeps_the_finished_blocks(tmp_path, small_blocks, monkeypatch):
+    savez, left = np.savez, iter(range(3))
+
+    def full(file, **arrays):
+        if "structure" not in arrays and next(left, None) is None:
+            raise OSError(28, "No space left on device")
+        savez(file, **arrays)
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError, match=r"out=.*No space left.*3 finished blocks are kept") as error:
+        sweep(asymmetric, batch_size=2, out=tmp_path, **AXES)
+    assert error.value.errno == 28
+    monkeypatch.setattr(np, "savez", savez)
+    assert len(list(tmp_path.glob("block-*.npz"))) == 3
+    assert not [f for f in tmp_path.iterdir() if ".npz." in f.name]
+    same(
+        sweep(asymmetric, batch_size=2, out=tmp_path, **AXES).values,
+        sweep(asymmetric, **AXES).values,
+    )
+
+
+# Killed
+
+
+KILLED = """
+import sys, time
+import jax, jax.numpy as jnp, numpy as np
+import jloss.sweep
+import importlib
+module = importlib.import_module("jloss.sweep")
+module._MANY = 8
+
+def slow(x, y):
+    state = jnp.stack([jnp.sin(x * y), jnp.cos(x - y)])
+    return jax.lax.fori_loop(0, 4000, lambda i, s: jnp.tanh(s[::-1] * 1.1 + x), state).sum()
+
+grid = module.sweep(
+    slow, batch_size=8, out=sys.argv[1] or None, x=jnp.linspace(0, 1, 40), y=jnp.linspace(0, 3, 40)
+)
+np.save(sys.argv[2], grid.values)
+"""
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.long)])
+def test_a_killed_sweep_resumes_bit_for_bit(tmp_path, kills):
+    def start(out, result):
+        return subprocess.Popen([sys.executable, "-c", KILLED, str(out), str(result)])
+
+    assert start("", tmp_path / "whole.npy").wait(120) == 0
+    folder, rng = tmp_path / "out", np.random.default_rng(0)
+    for _ in range(kills):
+        process = start(folder, tmp_path / "resumed.npy")
+        wanted = len(list(folder.glob("block-*.npz"))) + 60 // kills
+        while process.poll() is None and len(list(folder.glob("block-*.npz"))) < wanted:
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.01))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        for block in folder.glob("block-*.npz"):
+            assert zipfile.ZipFile(block).testzip() is None
+    done = set(folder.glob("block-*.npz"))
+    assert 30 < len(done) < 200
+    times = {block: block.stat().st_mtime_ns for block in done}
+    assert start(folder, tmp_path / "resumed.npy").wait(120) == 0
+    assert all(block.stat().st_mtime_ns == then for block, then in times.items())
+    same(np.load(tmp_path / "resumed.npy"), np.load(tmp_path / "whole.npy"))
+
+
+# Several devices and processes
+
+
+SHARED = """
+import os, sys
+import jax
+import importlib
+module = importlib.import_module("jloss.sweep")
+if len(sys.argv) > 3:
+    jax.distributed.initialize(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+import jax.numpy as jnp, numpy as np, jloss
+module._MANY = 8
+out = sys.argv[5] if len(sys.argv) > 5 and sys.argv[5] else None
+
+def far(batch, x, y):
+    return {"far": jloss.average((batch - x) ** 2 * jnp.sin(y))}
+
+data = [jnp.arange(5.0), jnp.ones(3)]
+axes = {"x": jnp.linspace(-2, 2, 13), "y": jnp.linspace(0, 3, 9)}
+grid = module.sweep(far, data=data, batch_size=2, out=out, **axes)
+axes = {"x": jnp.arange(11.0), "y": jnp.ones(11)}
+rows = module.sweep(lambda x, y: x - y, batch_size=3, paired=True, **axes)
+np.savez(sys.argv[1], far=grid.values["far"].value, rows=rows.values, devices=jax.device_count())
+"""
+
+
+def run_shared(result, *arguments, devices=1):
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    return subprocess.Popen(
+        [sys.executable, "-c", SHARED, str(result), *map(str, arguments)],
+        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+    )
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    result = tmp_path_factory.mktemp("alone") / "result.npz"
+    assert run_shared(result).wait(120) == 0
+    return np.load(result)
+
+
+def close(result, alone, devices):
+    found = np.load(result)
+    assert found["devices"] == devices
+    np.testing.assert_allclose(found["far"], alone["far"], rtol=1e-6)
+    np.testing.assert_array_equal(found["rows"], alone["rows"])
+
+
+def test_eight_devices_give_what_one_gives(tmp_path, alone):
+    assert run_shared(tmp_path / "result.npz", devices=8).wait(120) == 0
+    close(tmp_path / "result.npz", alone, 8)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("kept", [False, True], ids=["exchanged", "in a folder"])
+def test_processes_share_out_a_sweep_and_all_get_the_whole(tmp_path, alone, count, kept):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    out = tmp_path / "out" if kept else ""
+    processes = [run_shared(tmp_path / f"{i}.npz", address, count, i, out) for i in range(count)]
+    assert [process.wait(180) for process in processes] == [0] * count
+    for i in range(count):
+        close(tmp_path / f"{i}.npz", alone, count)
+    if kept:
+        same(Sweep.load(out).values["far"].value, np.load(tmp_path / "0.npz")["far"])
+
+
+def test_one_device_per_core_is_one_device_per_core():
+    program = (
+        "import jloss, jax; jloss.one_device_per_core(3); import jax.numpy as jnp;"
+        "print(jax.device_count(), jloss.sweep(lambda x: x**2, x=jnp.arange(7.0)).values.sum())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["3", "91.0"]
