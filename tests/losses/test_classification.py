@@ -99,15 +99,10 @@ def test_optax_can_be_replaced(name):
     predictions = card.predictions.draw(draw, (6, *unit)).astype(np.float32)
     targets = card.targets.draw(draw, (6, *unit))
     targets = targets.astype(np.float32 if targets.dtype.kind == "f" else np.int32)
-    wanted = np.asarray(theirs(predictions, targets))
-    ordinary = np.isfinite(wanted)  # optax has NaN where a log-target is minus infinity
-    assert ordinary.any()
-    np.testing.assert_allclose(
-        np.asarray(card.loss(predictions, targets))[ordinary],
-        wanted[ordinary],
-        rtol=2e-5,
-        atol=2e-6,
-    )
+    got, wanted = (np.asarray(f(predictions, targets)) for f in (card.loss, theirs))
+    finite = np.isfinite(wanted)  # where a log-target is minus infinity optax has NaN
+    assert finite.any()
+    np.testing.assert_allclose(got[finite], wanted[finite], rtol=2e-5, atol=2e-6)
     first, second = list(inspect.signature(theirs).parameters)[:2]
     by_name = card.loss(**{first: predictions, second: targets})
     np.testing.assert_array_equal(by_name, card.loss(predictions, targets))
@@ -508,3 +503,72 @@ def test_a_class_left_out_of_the_multilabel_loss_is_left_out_of_its_mean():
     np.testing.assert_allclose(got, wanted, rtol=1e-6)
     got = jloss.multilabel_soft_margin_loss(logits.T, labels.T, axis=0, where=where.T)
     np.testing.assert_allclose(got, wanted, rtol=1e-6)
+
+
+# Edges
+
+
+EDGES = np.float32([0.0, 1e-30, -1e-6, 0.5, 17.0, -17.0, 30.0, -30.0, 1e4, -1e4])
+AT_EDGES = np.repeat(EDGES, 3), np.float32(np.tile([0.0, 1.0, 0.25], len(EDGES)))
+ROWS = np.float32([[17, 0, 0], [30, -30, 0], [1e4, -1e4, 0], [2, 2, 2], [-1e4, 1e4, 1e4]])
+
+
+def test_binary_cross_entropy_at_edges_is_that_of_torch():
+    theirs = torchs(
+        lambda x, y: functional().binary_cross_entropy_with_logits(x, y, reduction="none"),
+        *AT_EDGES,
+    )
+    # The smallest values are below what float64 resolves beside 1, so torch has lost them.
+    assert_same(ours(jloss.sigmoid_binary_cross_entropy, *AT_EDGES), theirs, rtol=1e-6, atol=4e-15)
+
+
+@pytest.mark.parametrize("label", [0, 1, 2])
+def test_a_cross_entropy_at_edges_is_that_of_torch(label):
+    labels = np.full(5, label)
+    theirs = torchs(lambda x, y: functional().cross_entropy(x, y, reduction="none"), ROWS, labels)
+    assert_same(ours(cross_entropy, ROWS, labels), theirs, rtol=1e-6, atol=1e-15)
+    one_hot = np.float32(np.eye(3)[labels])
+    assert_same(ours(jloss.softmax_cross_entropy, ROWS, one_hot), theirs, rtol=1e-6, atol=1e-15)
+
+
+def test_a_right_binary_answer_keeps_the_digits_of_its_small_loss():
+    logits, labels = np.float32([17, -17]), np.float32([1, 0])
+    values, gradient = ours(jloss.sigmoid_binary_cross_entropy, logits, labels)
+    np.testing.assert_allclose(values, np.log1p(np.exp(-17.0)), rtol=3e-7)
+    np.testing.assert_allclose(gradient, [-1, 1] / (1 + np.exp(17.0)), rtol=3e-7)
+
+
+def test_an_infinite_logit_is_a_certain_answer():
+    logits, labels = np.float32([np.inf, np.inf]), np.float32([1, 0])
+    binary = jax.jit(jloss.sigmoid_binary_cross_entropy)(logits, labels)
+    assert binary.tolist() == [0, np.inf]
+    logits = np.float32([[np.inf, 0, 0], [-np.inf, 0, 0], [-np.inf, 0, 0]])
+    values = jax.jit(cross_entropy)(logits, np.int32([0, 0, 1]))
+    np.testing.assert_allclose(values, [0, np.inf, np.log(2)], rtol=3e-7)
+
+
+def test_a_focal_loss_without_focus_is_the_cross_entropy():
+    focal = ours(lambda x, y: jloss.sigmoid_focal_loss(x, y, gamma=0.0), *AT_EDGES)
+    assert_same(focal, ours(jloss.sigmoid_binary_cross_entropy, *AT_EDGES), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("label", [-0.1, 1.1, np.nan])
+def test_a_probability_out_of_range_spoils_its_own_element(label):
+    labels = np.float32([0, label, 1])
+    for loss in (jloss.sigmoid_binary_cross_entropy, jloss.sigmoid_focal_loss):
+        values, gradient = ours(loss, np.zeros(3), labels)
+        assert np.isnan(values).tolist() == np.isnan(gradient).tolist() == [False, True, False]
+
+
+def test_labels_of_several_axes_of_classes_count_in_their_order():
+    logits, labels = np.resize(LOGITS, (2, 3, 4)), np.int32([0, 11])
+    by_axes = ours(lambda x, y: cross_entropy(x, y, axis=(1, 2)), logits, labels)
+    values, gradient = ours(cross_entropy, logits.reshape(2, 12), labels)
+    assert_same(by_axes, (values, gradient.reshape(2, 3, 4)), rtol=1e-6, atol=0)
+
+
+def test_a_mask_of_classes_leaves_them_out():
+    logits, where = np.float32([[1, np.nan, 3]]), np.array([[True, False, True]])
+    values, gradient = ours(lambda x, y: cross_entropy(x, y, where=where), logits, np.int32([0]))
+    np.testing.assert_allclose(values, [np.log1p(np.exp(2.0))], rtol=1e-6)
+    assert gradient[0, 1] == 0

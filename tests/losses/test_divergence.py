@@ -125,3 +125,15 @@ def test_no_divergence_is_negative_where_optax_is():
 
 def test_convex_kl_divergence_is_the_old_name():
     assert jloss.convex_kl_divergence is jloss.generalized_kl_divergence
+
+
+def test_a_negative_target_spoils_its_own_example_value_and_gradient():
+    log_p, targets = np.log(np.full((2, 2), 0.5)), np.float32([[0.5, 0.5], [1.5, -0.5]])
+    values, gradient = ours(jloss.kl_divergence, log_p, targets)
+    assert np.isnan(values).tolist() == np.isnan(gradient).all(-1).tolist() == [False, True]
+
+
+def test_the_gradient_for_a_target_of_zero_is_zero():
+    log_p = jnp.log(jnp.full(2, 0.5))
+    _, gradient = ours(lambda t: jloss.kl_divergence(log_p, t), [1.0, 0.0])
+    np.testing.assert_allclose(gradient, [1 + np.log(2), 0], rtol=1e-6)

@@ -234,3 +234,57 @@ def test_circle_is_zero_for_an_example_without_a_group_or_without_strangers():
     assert values[4] == 0 and values[7] == 0 and np.isfinite(gradient).all()
     values, gradient = ours(lambda e: jloss.circle_loss(e, np.zeros(8, int)), ANCHORS)
     assert (values == 0).all() and (gradient == 0).all()
+
+
+def ntxent_pair_by_pair(embeddings, labels, temperature):
+    """The definition, term by term, on tensors."""
+    directions = embeddings / (embeddings**2).sum(-1, keepdim=True).sqrt()
+    weights = (directions @ directions.T / temperature).exp()
+    terms = []
+    for i, group in enumerate(labels):
+        strangers = sum(weights[i, k] for k, other in enumerate(labels) if other != group)
+        for j, other in enumerate(labels):
+            if i != j and other == group:
+                terms.append((1 + strangers / weights[i, j]).log())
+    return sum(terms) / len(terms)
+
+
+@pytest.mark.parametrize("temperature", [0.07, 1.0, 20.0])
+@pytest.mark.parametrize("labels", [GROUPS, np.array([0, 0, 0, 1, 2, 3, 4, 5])])
+def test_ntxent_is_the_mean_over_its_pairs(labels, temperature):
+    theirs = torchs(lambda e: ntxent_pair_by_pair(e, labels, temperature), ANCHORS)
+    assert_same(ours(lambda e: jloss.ntxent(e, labels, temperature), ANCHORS), theirs, rtol=1e-5)
+
+
+def test_ntxent_and_its_gradient_are_those_of_optax():
+    got, wanted = (
+        ours(lambda e, f=library.ntxent: f(e, jnp.asarray(GROUPS), temperature=0.5), ANCHORS)
+        for library in (jloss, optax.losses)
+    )
+    assert_same(got, wanted)
+
+
+def test_a_small_temperature_does_not_overflow():
+    value, gradient = ours(lambda e: jloss.ntxent(e, GROUPS, 1e-3), ANCHORS)
+    assert np.isfinite(value) and np.isfinite(gradient).all()
+
+
+def test_a_zero_vector_is_at_right_angles_to_all_with_a_zero_gradient():
+    embeddings = np.float32([[0, 0], [1, 0], [0, 1]])
+    value, gradient = ours(lambda e: jloss.ntxent(e, np.int32([0, 0, 1]), 1.0), embeddings)
+    np.testing.assert_allclose(value, np.log(2), rtol=1e-6)
+    assert not gradient[0].any()
+
+
+def test_without_a_pair_ntxent_is_zero():
+    value, gradient = ours(lambda e: jloss.ntxent(e, np.arange(8)), ANCHORS)
+    assert value == 0 and not gradient.any()
+
+
+def test_a_masked_example_of_ntxent_is_as_if_it_were_not_there():
+    where = np.arange(8) != 2
+    dirty = np.where(where[:, None], ANCHORS, np.nan)
+    value, gradient = ours(lambda e: jloss.ntxent(e, GROUPS, 0.5, where=where), dirty)
+    wanted = ours(lambda e: jloss.ntxent(e, GROUPS[where], 0.5), ANCHORS[where])
+    assert_same((value, gradient[where]), wanted)
+    assert not gradient[2].any()

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.experimental import checkify
 from peers import assert_same, ours, torchs
 
 import jloss
@@ -190,3 +191,94 @@ def test_losses_of_margins_are_zero_beyond_it():
         assert (loss(sure, LABELS) == 0).all()
     for loss in (jloss.categorical_hinge_loss, jloss.multilabel_margin_loss):
         assert (loss(sure, jnp.eye(5)[LABELS]) == 0).all()
+
+
+# Hinges
+
+
+EDGES = np.float32([0.0, 0.5, -0.5, 17.0, -1e4, 1e-6, 1.0, -1.0])
+
+
+def others_and_own(scores, labels):
+    torch = pytest.importorskip("torch")
+    own = torch.nn.functional.one_hot(labels, scores.shape[-1]).bool()
+    return scores.masked_fill(own, -np.inf).amax(-1), scores[own]
+
+
+def test_the_hinge_and_its_gradient_are_the_formula_in_torch():
+    for sign in (-1.0, 1.0):
+        signs = np.full(8, sign, np.float32)
+        assert_same(
+            ours(jloss.hinge_loss, EDGES, signs),
+            torchs(lambda s, t: (1 - s * t).relu(), EDGES, signs),
+            rtol=2e-7,
+            atol=0,
+        )
+
+
+def test_the_multiclass_hinge_and_its_gradient_are_the_formula_in_torch():
+    def formula(scores, labels):
+        others, own = others_and_own(scores, labels)
+        return (1 + others - own).relu()
+
+    scores = np.concatenate([SCORES, [[17, 0, 0, 0, 0], [-1e4, 1e4, 1e4, 3, 0]]])
+    labels = np.concatenate([LABELS, [0, 0]])
+    theirs = torchs(formula, np.float32(scores), labels)
+    assert_same(ours(jloss.multiclass_hinge_loss, scores, labels), theirs, rtol=1e-6, atol=1e-6)
+
+
+def test_the_mean_of_a_hinge_is_that_of_scikit_learn():
+    hinge = pytest.importorskip("sklearn.metrics").hinge_loss
+    got = jloss.mean(jloss.hinge_loss(jnp.asarray(SCORES), SIGNS))
+    np.testing.assert_allclose(got, hinge(SIGNS.ravel(), SCORES.ravel()), rtol=1e-6)
+    got = jloss.mean(jloss.multiclass_hinge_loss(jnp.asarray(SCORES), LABELS))
+    np.testing.assert_allclose(got, hinge(LABELS, SCORES, labels=range(5)), rtol=1e-6)
+
+
+def test_on_the_margin_the_gradient_of_a_hinge_is_zero():
+    assert jax.grad(jloss.hinge_loss)(1.0, 1.0) == 0
+    assert not ours(jloss.multiclass_hinge_loss, [[2.0, 1.0, 0.0]], np.int32([0]))[1].any()
+
+
+def test_rivals_that_tie_share_the_gradient_of_a_hinge():
+    _, gradient = ours(jloss.multiclass_hinge_loss, [[0.0, 1.0, 1.0]], np.int32([0]))
+    assert gradient.tolist() == [[-1, 0.5, 0.5]]
+
+
+def test_a_single_class_is_always_right():
+    assert jloss.multiclass_hinge_loss(jnp.array([[3.0]]), jnp.array([0])).tolist() == [0]
+
+
+@pytest.mark.parametrize("label", [-1, 5, -100])
+def test_a_label_out_of_range_spoils_its_own_example_and_raises_under_checkify(label):
+    labels, loss = np.where(np.arange(8) == 2, label, LABELS), jloss.multiclass_hinge_loss
+    values, gradient = ours(loss, SCORES, labels)
+    assert np.flatnonzero(np.isnan(values)).tolist() == [2]
+    assert np.flatnonzero(np.isnan(gradient).all(-1)).tolist() == [2]
+    error, _ = jax.jit(checkify.checkify(loss, errors=checkify.user_checks))(SCORES, labels)
+    message = rf"labels must be from 0 to 4; at index \[2\] it is {label}"
+    with pytest.raises(checkify.JaxRuntimeError, match=message):
+        error.throw()
+
+
+@pytest.mark.parametrize("sign", [0.0, 0.5, np.nan])
+def test_a_target_that_is_no_sign_spoils_its_own_element_and_raises_under_checkify(sign):
+    scores, targets = np.zeros(3, np.float32), np.float32([1, sign, -1])
+    values, gradient = ours(jloss.hinge_loss, scores, targets)
+    assert np.isnan(values).tolist() == np.isnan(gradient).tolist() == [False, True, False]
+    checked = jax.jit(checkify.checkify(jloss.hinge_loss, errors=checkify.user_checks))
+    with pytest.raises(checkify.JaxRuntimeError, match=r"targets must be -1 or 1; at index \[1\]"):
+        checked(scores, targets)[0].throw()
+
+
+def test_a_mask_hides_nan_and_impossible_labels_from_a_hinge():
+    scores = np.float32([[1, 2, 0], [np.nan, np.inf, 0]])
+    labels, where = np.int32([0, -100]), np.array([True, False])
+    values, gradient = ours(lambda s: jloss.multiclass_hinge_loss(s, labels, where=where), scores)
+    assert values.tolist() == [2, 0]
+    assert gradient.tolist() == [[-1, 1, 0], [0, 0, 0]]
+
+
+def test_a_hidden_class_is_no_rival():
+    scores, where = jnp.array([[1.0, jnp.nan, 0.5]]), jnp.array([[True, False, True]])
+    assert jloss.multiclass_hinge_loss(scores, jnp.array([0]), where=where).tolist() == [0.5]

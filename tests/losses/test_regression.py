@@ -1,5 +1,7 @@
 """Regression losses against torch, keras, scikit-learn, scipy and mpmath."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import mpmath
@@ -186,3 +188,69 @@ def test_cosine_similarity_of_a_zero_vector_is_zero_with_a_zero_gradient():
     value, gradient = jax.value_and_grad(similarity)(jnp.zeros(2))
     assert value == 0
     np.testing.assert_array_equal(gradient, [0, 0])
+
+
+# Edges
+
+
+EDGES = np.float32([0.0, 1.0, -1.0, 1e-6, -1e-4, 0.5, 17.0, -89.0, 1e4, -1e15])
+AT_EDGES = np.repeat(EDGES, 3), np.float32(np.tile([0.0, 1.0, -3.0], len(EDGES)))
+
+
+@pytest.mark.parametrize(
+    ("loss", "name", "hyper"),
+    [
+        (jloss.squared_error, "mse_loss", {}),
+        (jloss.absolute_error, "l1_loss", {}),
+        (jloss.huber_loss, "huber_loss", {"delta": 0.3}),
+        (jloss.huber_loss, "huber_loss", {"delta": 100.0}),
+    ],
+)
+def test_values_and_gradients_at_edges_are_those_of_torch(loss, name, hyper):
+    peer = getattr(functional(), name)
+    theirs = torchs(lambda p, t: peer(p, t, reduction="none", **hyper), *AT_EDGES)
+    assert_same(ours(partial(loss, **hyper), *AT_EDGES), theirs, rtol=4e-7, atol=0)
+
+
+def test_log_cosh_at_edges_is_that_of_optax_in_float64():
+    optax = pytest.importorskip("optax").losses
+    with jax.enable_x64(True):
+        theirs = jax.vmap(jax.value_and_grad(optax.log_cosh))(*(x.astype(float) for x in AT_EDGES))
+    assert_same(ours(jloss.log_cosh, *AT_EDGES), theirs, rtol=1e-6, atol=1e-15)
+
+
+def test_log_cosh_is_finite_far_away():
+    value, gradient = jax.value_and_grad(jloss.log_cosh)(jnp.float32(1e30), jnp.float32(0))
+    assert (value, gradient) == (np.float32(1e30), 1)
+
+
+@pytest.mark.parametrize("quantile", [0.0, 0.1, 0.5, 1.0])
+def test_the_gradient_of_the_quantile_loss_is_its_level_or_what_it_lacks_of_one(quantile):
+    values, gradient = ours(partial(jloss.quantile_loss, quantile=quantile), P, T)
+    slope = np.where(P > T, 1 - quantile, -quantile)
+    np.testing.assert_allclose(values, slope * (P.astype(float) - T), rtol=1e-6)
+    np.testing.assert_allclose(gradient, slope, rtol=1e-6)
+
+
+def test_a_kink_has_the_gradient_zero():
+    for loss in (jloss.absolute_error, partial(jloss.quantile_loss, quantile=0.9)):
+        assert jax.grad(loss)(2.0, 2.0) == 0
+
+
+def test_nearly_parallel_vectors_keep_the_digits_of_their_distance():
+    angle = np.float32(1e-4)
+    distance = jax.jit(jloss.cosine_distance)(np.float32([1, 0]), np.float32([1, angle]))
+    np.testing.assert_allclose(distance, 1 - np.cos(np.arctan(float(angle))), rtol=1e-6)
+
+
+def test_the_cosine_of_components_along_two_axes_is_that_of_the_flat_vectors():
+    a, b = (x.reshape(3, 2, 5) for x in (P, T))
+    rows = (x.swapaxes(0, 1).reshape(2, 15) for x in (a, b))
+    by_axes = jax.jit(partial(jloss.cosine_distance, axis=(0, 2)))(a, b)
+    np.testing.assert_allclose(by_axes, jax.jit(jloss.cosine_distance)(*rows), rtol=3e-7)
+
+
+def test_predictions_alone_are_held_against_zero():
+    residuals = jnp.array([0.3, -4.0])
+    for loss in (jloss.squared_error, jloss.l2_loss, jloss.huber_loss, jloss.log_cosh):
+        np.testing.assert_array_equal(loss(residuals), loss(residuals, jnp.zeros(2)))

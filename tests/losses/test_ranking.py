@@ -1,0 +1,71 @@
+"""Ranking losses against rax, torch and optax, and right where these are wrong."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from peers import assert_same, ours, torchs
+
+import jloss
+
+RNG = np.random.default_rng(0)
+SCORES = np.float32(RNG.normal(0, 4, (8, 5)))
+SCORES[:3] = [[17, 0, 0, 0, 0], [2, 2, 2, 2, 2], [30, -30, 0, 1, 1]]
+GRADES = np.float32(RNG.integers(0, 4, (8, 5)))
+GRADES[:3] = [[1, 0, 0, 0, 0], [0, 0, 0, 0, 0], [3, 2, 1, 0, 0]]
+WEIGHTS = np.float32(RNG.random((8, 5)))
+WHERE = np.arange(40).reshape(8, 5) % 3 > 0
+PER_LIST = partial(jloss.ranking_softmax_loss, reduce_fn=None)
+
+
+def test_softmax_of_whole_lists_is_torchs_cross_entropy():
+    functional = pytest.importorskip("torch.nn.functional")
+    theirs = torchs(lambda x, y: functional.cross_entropy(x, y, reduction="none"), SCORES, GRADES)
+    assert_same(ours(PER_LIST, SCORES, GRADES), theirs, rtol=1e-6, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"reduce_fn": None},
+        {"reduce_fn": None, "weights": WEIGHTS},
+        {"reduce_fn": None, "where": WHERE},
+        {"where": WHERE, "weights": WEIGHTS},
+        {"where": WHERE, "reduce_fn": jnp.sum},
+    ],
+    ids=["lists", "weights", "where", "mean", "sum"],
+)
+def test_softmax_and_its_gradient_are_those_of_rax_and_optax(how):
+    rax, grades = pytest.importorskip("rax"), jnp.asarray(GRADES)  # rax writes into numpy's
+    got = ours(partial(jloss.ranking_softmax_loss, **how), SCORES, grades)
+    for theirs in (rax.softmax_loss, optax.losses.ranking_softmax_loss):
+        assert_same(got, ours(partial(theirs, **how), SCORES, grades))
+
+
+def test_a_right_order_keeps_the_digits_of_its_small_loss():
+    value, gradient = ours(PER_LIST, [17.0, 0.0], np.float32([1, 0]))
+    np.testing.assert_allclose(value, np.log1p(np.exp(-17.0)), rtol=3e-7)
+    np.testing.assert_allclose(gradient[0], -1 / (1 + np.exp(17.0)), rtol=3e-7)
+
+
+def test_the_mean_is_over_the_lists_that_have_an_item():
+    where = np.array([[True, True], [False, False]])
+    scores, grades = np.float32([[0, 0], [np.nan, 0]]), np.float32([[1, 0], [-1, 1]])
+    value, gradient = ours(partial(jloss.ranking_softmax_loss, where=where), scores, grades)
+    np.testing.assert_allclose(value, np.log(2), rtol=1e-6)
+    np.testing.assert_allclose(gradient, [[-0.5, 0.5], [0, 0]], rtol=1e-6)
+    none = jax.jit(partial(jloss.ranking_softmax_loss, where=np.zeros((2, 2), bool)))
+    assert none(scores, grades) == 0
+
+
+def test_a_negative_grade_spoils_its_own_list():
+    values, gradient = ours(PER_LIST, np.zeros((2, 2)), np.float32([[1, 0], [-1, 1]]))
+    assert np.isnan(values).tolist() == np.isnan(gradient).all(-1).tolist() == [False, True]
+
+
+def test_weights_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"ranking_softmax_loss: weights \(3,\) must broadcast"):
+        PER_LIST(jnp.zeros((2, 2)), jnp.zeros((2, 2)), weights=jnp.ones(3))
