@@ -434,7 +434,8 @@ def _options_scale(inputs, label_smoothing, z_loss, softcap):
     """Without options nothing cancels; with them differences of (capped) logits do."""
     if label_smoothing is None and z_loss is None and softcap is None:
         return 0.0
-    capped = 0 if softcap is None else np.minimum(softcap, inputs)
+    # A row of nothing but infinite logits is as large as the cap.
+    capped = 0 if softcap is None else np.where(inputs > 0, np.minimum(softcap, inputs), softcap)
     return (1 + inputs) * (1 + (z_loss or 0)) * (1 + capped)
 
 
