@@ -1066,7 +1066,8 @@ def _exact_score_of_ranks(m, scores, labels, step):
     "information retrieval measures, Information Retrieval 13",
     also=dict(rax="approx_t12n"),
     ulp=4,
-    scale=lambda temperature: 4 + 4 / temperature,
+    # A gradient is as steep between huge scores as between small ones, if they are near ties.
+    scale=lambda temperature, inputs: 4 + 4 * (1 + inputs) / temperature,
     convex=False,
     kinks=False,
     invariant=("shift", "permutation"),

@@ -623,8 +623,10 @@ def _log_ratio(predictions: Array, targets: Array) -> Array:
     # Of nearly equal numbers the logarithms' difference cancels, that of the numbers is exact.
     excess = (predictions - targets) / (1.0 + targets)
     near = jnp.abs(excess) < 0.5
-    ratio = (1.0 + predictions) / (1.0 + targets)
-    return jnp.where(near, jnp.log1p(jnp.where(near, excess, 0.0)), jnp.log(ratio))
+    far = jnp.log((1.0 + predictions) / (1.0 + targets))
+    # Where the quotient overflows or vanishes its logarithm is large: there nothing cancels either.
+    far = jnp.where(jnp.isfinite(far), far, jnp.log(1.0 + predictions) - jnp.log(1.0 + targets))
+    return jnp.where(near, jnp.log1p(jnp.where(near, excess, 0.0)), far)
 
 
 @partial(_log_ratio.defjvp, symbolic_zeros=True)
