@@ -12,7 +12,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jloss._exact import UNITS, Case, Sample, cases, cast, draw, evaluate, one, scalars, split
+from jloss._exact import (
+    UNITS,
+    Case,
+    Sample,
+    cases,
+    cast,
+    draw,
+    evaluate,
+    floors,
+    one,
+    scalars,
+    split,
+)
 from jloss._promises import forward_mode, require
 from jloss.card import LOG_PROBABILITIES, PROBABILITIES, PROBABILITY, SIGN, Card
 
@@ -290,7 +302,7 @@ def _at_minimizer(card: Card) -> str:
     case = Case(card, cast({**sample, "predictions": np.asarray(best)}, np.float32))
     excess = np.abs(case.outcome["value"] - card.minimum)
     kind = np.finfo(np.float32)
-    floor = np.maximum(case.truth["value"].floor, abs(card.minimum))
+    floor = np.maximum(floors(card, case.sample)["value"], abs(card.minimum))
     _refute(card, case.sample, ~(excess <= card.ulp * kind.eps * floor + kind.tiny), "no minimum")
     return "reached where stated"
 
