@@ -126,7 +126,8 @@ from jloss.sweep import (
 
 if TYPE_CHECKING:
     from jloss import curvature, landscape, plot
-    from jloss.train import State, fit, init, step
+    from jloss.train import fit
+    from jloss.update import State, init, step
 
 __version__ = "0.1.0"
 
@@ -229,9 +230,12 @@ __all__ = [
 ]
 
 # Rooms that many programs never enter open when they are first asked for.
-_LATER = {room: room for room in ("curvature", "landscape", "plot")} | dict.fromkeys(
-    ("State", "fit", "init", "step"), "train"
-)
+_LATER = {room: room for room in ("curvature", "landscape", "plot")} | {
+    "State": "update",
+    "fit": "train",
+    "init": "update",
+    "step": "update",
+}
 
 
 def __getattr__(name: str) -> Any:

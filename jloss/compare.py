@@ -20,7 +20,8 @@ from jloss._tables import InputError, Table, close_to
 from jloss.card import CARDS
 from jloss.losses import classification, margin, regression
 from jloss.objective import Objective, objective
-from jloss.train import State, fit, init
+from jloss.train import fit
+from jloss.update import State, init
 
 HIDDEN = 64
 LEARNING_RATE = 1e-3

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 from jax import Array
@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from jloss.average import Average, average
 
-Objective: TypeAlias = Callable[[Any, Any], Average]
+Objective: TypeAlias = Callable[..., Any]
 
 _WANTED = (
     "(inputs, targets), (inputs, targets, weights) or a mapping with the keys inputs, targets "
@@ -72,6 +72,45 @@ def objective(
 
     averaged.__name__ = averaged.__qualname__ = f"objective({name})"
     return averaged
+
+
+class Aux(NamedTuple):
+    """What an objective may return beside its average.
+
+    Attributes:
+      model_state: what the model changed by itself, as the statistics of a batch normalisation.
+      terms: averages by name, to be reported.
+    """
+
+    model_state: Any = None
+    terms: Mapping[str, Average] = {}
+
+
+def call(objective: Objective, params: Any, batch: Any, **context: Any) -> tuple[Average, Aux]:
+    """An objective's average and what it returned beside it.
+
+    Of the ``context`` (``model_state``, ``key``, ``step``) it is given what its signature names.
+
+    Raises:
+      TypeError: it returned no average.
+    """
+    named = _named(objective)
+    found = objective(params, batch, **{k: v for k, v in context.items() if k in named})
+    average, aux = found if isinstance(found, tuple) else (found, Aux())
+    if not isinstance(average, Average):
+        raise TypeError(
+            f"an objective must return an Average, not {type(average).__name__}: "
+            "end it with jloss.average(values)"
+        )
+    return average, aux
+
+
+def _named(function: Callable) -> set[str]:
+    """The names of the arguments; none for a builtin without a signature."""
+    try:
+        return set(inspect.signature(function).parameters)
+    except ValueError:
+        return set()
 
 
 def _name(function: Callable) -> str:

@@ -1,12 +1,12 @@
-"""Training: a state, one update of it, and the loop over data. Knows no loss and no plot."""
+"""The fit: predict, compare, update, and judge after each pass over the data. Knows no loss."""
 
 import contextlib
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from functools import partial, reduce
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,96 +15,10 @@ from jax import Array, lax
 
 from jloss._optional import optional
 from jloss.average import Average
-from jloss.objective import Objective
+from jloss.objective import Objective, call
+from jloss.update import State, advance, copied
 
-if TYPE_CHECKING:  # optax costs more to import than jloss does
-    import optax
-
-Tree = TypeVar("Tree")
 Row = dict[str, float]
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class State:
-    """What training changes: a pytree, with the optimizer riding along as static metadata.
-
-    Attributes:
-      params: the model's parameters, any pytree of floating arrays.
-      opt_state: what the optimizer remembers.
-      step: how many updates were tried.
-      skipped: how many of them were not made, because something in them was not finite.
-      optimizer: the optax optimizer. Two states share compiled programs if it is the same object.
-    """
-
-    params: Any
-    opt_state: Any
-    step: Array
-    skipped: Array
-    optimizer: "optax.GradientTransformation" = field(metadata={"static": True})
-
-
-def init(params: Any, optimizer: "optax.GradientTransformation") -> State:
-    """A state to start training from; ``params`` are copied and stay yours.
-
-    Args:
-      params: the model's parameters, any pytree of floating arrays.
-      optimizer: from optax, as in ``optax.adam(1e-3)``.
-
-    Returns:
-      A `State` at step 0.
-
-    Raises:
-      ValueError: the params are empty.
-      TypeError: a leaf of them is not a floating array, or the optimizer is none.
-
-    >>> state = jloss.init({"slope": jnp.array(1.0)}, optax.sgd(0.1))
-    >>> int(state.step), state.params
-    (0, {'slope': Array(1., dtype=float32)})
-    """
-    if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
-        raise TypeError(
-            f"init: optimizer must be one of optax, as in optax.adam(1e-3), not {optimizer!r}"
-        )
-    leaves = jax.tree_util.tree_leaves_with_path(params)
-    if not leaves:
-        raise ValueError(f"init: params hold no arrays, there is nothing to train: {params!r}")
-    for path, leaf in leaves:
-        kind = getattr(leaf, "dtype", type(leaf))
-        if not jnp.issubdtype(kind, np.floating):
-            raise TypeError(
-                f"init: params{jax.tree_util.keystr(path)} is {kind}; a gradient needs floating "
-                "arrays. Keep what is not trained out of params"
-            )
-    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), params)
-    zero = jnp.zeros((), jnp.int32)
-    # Copied as a whole: some optimizers keep params in their state, and nothing is donated twice.
-    return _copy(State(params, optimizer.init(params), zero, zero, optimizer))
-
-
-def step(objective: Objective) -> Callable[[State, Any], tuple[State, Average]]:
-    """One update of a state by the gradient of an objective, compiled once for all calls.
-
-    An update with a loss, a gradient or a new parameter that is not finite is not made: params
-    and optimizer stay as they were, and ``state.skipped`` counts it.
-
-    Args:
-      objective: ``objective(params, batch) -> Average``.
-
-    Returns:
-      ``update(state, batch) -> (state, average)``, pure and jitted. The memory of the state that
-      goes in is reused for the one that comes out (donated): go on with the new one.
-
-    Raises:
-      TypeError: when called, where the objective does not return an `Average`.
-
-    >>> square = lambda params, batch: jloss.average((params * batch) ** 2)
-    >>> update = jloss.step(square)
-    >>> state, before = update(jloss.init(jnp.array(1.0), optax.sgd(0.25)), jnp.ones(3))
-    >>> float(before.value), float(state.params)
-    (1.0, 0.5)
-    """
-    return partial(_update, objective)
 
 
 def fit(
@@ -175,7 +89,7 @@ def fit(
         parts["validation"] = _data("validation", validation)
     names, judges = _judges(objective, metrics)
     key = jax.random.key(0) if key is None else key
-    before, state = state, _copy(state)
+    before, state = state, copied(state)
     rows, best, best_params = [], (-1, math.inf), None
 
     with _shown(epochs, progress) as show:
@@ -191,8 +105,8 @@ def fit(
             show(row)
             judgement = row.get("validation_loss", math.nan)
             if math.isfinite(judgement) and judgement < best[1]:
-                best, best_params = (epoch, judgement), _copy(state.params)
-            if callback is not None and callback(_copy(state), dict(row)):
+                best, best_params = (epoch, judgement), copied(state.params)
+            if callback is not None and callback(copied(state), dict(row)):
                 break
             if patience is not None and epoch - best[0] >= patience:
                 break
@@ -212,17 +126,6 @@ def fit(
 # The programs: compiled once per objective, optimizer and shapes, for all fits of a process.
 
 
-@jax.jit
-def _copy(tree: Tree) -> Tree:
-    """Fresh memory for every leaf; no weak types, which would compile the first update twice."""
-    return jax.tree.map(lambda leaf: jnp.array(leaf, leaf.dtype, copy=True), tree)
-
-
-@partial(jax.jit, static_argnames=("objective",), donate_argnames=("state",))
-def _update(objective: Objective, state: State, batch: Any) -> tuple[State, Average]:
-    return _advance(objective, state, batch)
-
-
 @partial(jax.jit, static_argnames=("objective", "batch_size"), donate_argnames=("state",))
 def _epoch(
     objective: Objective, batch_size: int, state: State, data: Any, key: Array
@@ -233,7 +136,7 @@ def _epoch(
     order = jax.random.permutation(key, _rows(data))
 
     def update(state: State, chosen: Array) -> tuple[State, Average]:
-        return _advance(objective, state, _take(data, chosen))
+        return advance(objective, state, _take(data, chosen))
 
     state, average = _over_batches(update, state, order, batch_size)
     return state, average.value
@@ -248,37 +151,10 @@ def _evaluate(
     # In batches of the training's size: a loss that looks at the whole batch depends on it.
     def judged(_: None, chosen: Array) -> tuple[None, tuple[Average, ...]]:
         batch = _take(data, chosen)
-        return None, tuple(_averaged(judge, params, batch) for judge in judges)
+        return None, tuple(call(judge, params, batch)[0] for judge in judges)
 
     _, averages = _over_batches(judged, None, jnp.arange(_rows(data)), batch_size)
     return tuple(average.value for average in averages)
-
-
-def _advance(objective: Objective, state: State, batch: Any) -> tuple[State, Average]:
-    import optax
-
-    def loss(params: Any) -> tuple[Array, Average]:
-        average = _averaged(objective, params, batch)
-        return average.value, average
-
-    (value, average), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
-    # Line searches and plateau schedules look at the value too; the other optimizers ignore it.
-    updates, opt_state = optax.with_extra_args_support(state.optimizer).update(
-        grads,
-        state.opt_state,
-        state.params,
-        value=value,
-        grad=grads,
-        value_fn=lambda params: loss(params)[0],
-    )
-    params = optax.apply_updates(state.params, updates)
-    finite = _all_finite((value, grads, params))
-    old, new = (state.params, state.opt_state), (params, opt_state)
-    params, opt_state = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
-    skipped = state.skipped + jnp.where(finite, 0, 1)
-    return replace(
-        state, params=params, opt_state=opt_state, step=state.step + 1, skipped=skipped
-    ), average
 
 
 def _over_batches(
@@ -293,20 +169,6 @@ def _over_batches(
         carry, rest = body(carry, order[full:])
         total = jax.tree.map(jnp.add, total, rest)
     return carry, total
-
-
-def _averaged(objective: Objective, params: Any, batch: Any) -> Average:
-    average = objective(params, batch)
-    if not isinstance(average, Average):
-        raise TypeError(
-            f"an objective must return an Average, not {type(average).__name__}: "
-            "end it with jloss.average(values)"
-        )
-    return average
-
-
-def _all_finite(tree: Any) -> Array:
-    return reduce(jnp.logical_and, [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)])
 
 
 def _take(data: Any, chosen: Array) -> Any:
