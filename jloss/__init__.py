@@ -3,6 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from jloss._devices import one_device_per_core
 from jloss.average import (
     Average,
     average,
@@ -120,7 +121,6 @@ from jloss.objective import (
 )
 from jloss.sweep import (
     Sweep,
-    one_device_per_core,
     sweep,
 )
 
