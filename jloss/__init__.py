@@ -126,6 +126,7 @@ from jloss.sweep import (
 
 if TYPE_CHECKING:
     from jloss import curvature, landscape, plot
+    from jloss._export import export
     from jloss.train import fit
     from jloss.update import State, init, step
 
@@ -165,6 +166,7 @@ __all__ = [
     "dcg2_lambdaweight",
     "dcg_lambdaweight",
     "dice_loss",
+    "export",
     "fit",
     "gaussian_nll",
     "generalized_cross_entropy",
@@ -232,6 +234,7 @@ __all__ = [
 # Rooms that many programs never enter open when they are first asked for.
 _LATER = {room: room for room in ("curvature", "landscape", "plot")} | {
     "State": "update",
+    "export": "_export",
     "fit": "train",
     "init": "update",
     "step": "update",
