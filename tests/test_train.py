@@ -134,7 +134,7 @@ def test_sharpness_aware_steps_follow_the_gradient_at_the_worst_point_nearby():
 
 
 def test_polyak_steps_are_as_long_as_the_loss_says():
-    state, average = step(LEAST_SQUARES)(init(zeros(), optax.polyak_sgd(max_learning_rate=9)), DATA)
+    state, _ = step(LEAST_SQUARES)(init(zeros(), optax.polyak_sgd(max_learning_rate=9)), DATA)
     gradient = -2 * np.c_[INPUTS, np.ones(11)].T.astype(np.float64) @ TARGETS / 11
     found = np.r_[state.params["w"], state.params["b"]]
     wanted = -np.mean(TARGETS.astype(np.float64) ** 2) / np.sum(gradient**2) * gradient
