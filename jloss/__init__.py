@@ -119,7 +119,10 @@ from jloss.metrics import (
 )
 from jloss.objective import (
     Aux,
+    Term,
+    combine,
     objective,
+    term_gradients,
 )
 from jloss.sweep import (
     Sweep,
@@ -144,6 +147,7 @@ __all__ = [
     "State",
     "Statistic",
     "Sweep",
+    "Term",
     "Terms",
     "absolute_error",
     "accuracy",
@@ -161,6 +165,7 @@ __all__ = [
     "categorical_hinge_loss",
     "check",
     "circle_loss",
+    "combine",
     "convex_kl_divergence",
     "cosine_distance",
     "cosine_embedding_loss",
@@ -229,6 +234,7 @@ __all__ = [
     "squared_log_error",
     "step",
     "sweep",
+    "term_gradients",
     "triplet_margin_loss",
     "triplet_margin_with_distance_loss",
     "tversky_loss",
