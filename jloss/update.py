@@ -1,5 +1,6 @@
 """Training: a state and one update of it. Knows no loss, no data and no plot."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial, reduce
@@ -148,15 +149,17 @@ def advance(objective: Objective, state: State, batch: Any) -> tuple[State, Aver
 
     grad = jax.value_and_grad(loss, has_aux=True)
     (value, (average, model_state)), grads = grad(state.params)
-    # Line searches and plateau schedules look at the value too; the other optimizers ignore it.
-    updates, opt_state = optax.with_extra_args_support(state.optimizer).update(
-        grads,
-        state.opt_state,
-        state.params,
+    # Line searches, second-order and sharpness-aware optimizers want more than the gradient.
+    wanted = _context(
+        state.optimizer,
         value=value,
         grad=grads,
-        value_fn=lambda params: loss(params)[0],
+        batch=batch,
+        # optax's line searches refuse what their value_fn does not name.
+        value_fn=lambda params, batch=None, grad_fn=None: loss(params)[0],
+        grad_fn=lambda params, _: jax.grad(loss, has_aux=True)(params)[0],
     )
+    updates, opt_state = state.optimizer.update(grads, state.opt_state, state.params, **wanted)
     params = optax.apply_updates(state.params, updates)
     finite = _all_finite((value, grads, params))
     new = replace(state, params=params, opt_state=opt_state, model_state=model_state)
@@ -176,6 +179,14 @@ def _like(old: Any, new: Any) -> Any:
             f"{shapes[0]}; the first one goes into jloss.init(params, optimizer, model_state=...)"
         )
     return jax.tree.map(lambda o, n: jnp.asarray(n, o.dtype), old, new)
+
+
+def _context(optimizer: "optax.GradientTransformation", **context: Any) -> dict[str, Any]:
+    """Of the context that which the optimizer's update names, or all if it takes any."""
+    parameters = inspect.signature(optimizer.update).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return context
+    return {name: entry for name, entry in context.items() if name in parameters}
 
 
 def _all_finite(tree: Any) -> Array:

@@ -105,6 +105,25 @@ def test_line_searches_get_the_value_they_need():
     np.testing.assert_allclose(np.r_[state.params["w"], state.params["b"]], solution, atol=1e-4)
 
 
+def test_sharpness_aware_steps_follow_the_gradient_at_the_worst_point_nearby():
+    nearby = optax.chain(optax.contrib.normalize(), optax.sgd(0.05))
+    sharpness_aware = optax.contrib.sam(optax.sgd(0.1), nearby, opaque_mode=True)
+    state, _ = step(LEAST_SQUARES)(init(zeros(), sharpness_aware), DATA)
+    design, at = np.c_[INPUTS, np.ones(11)].astype(np.float64), np.zeros(4)
+    gradient = lambda at: 2 * design.T @ (design @ at - TARGETS) / 11  # noqa: E731
+    worst = at + 0.05 * gradient(at) / np.linalg.norm(gradient(at))
+    found = np.r_[state.params["w"], state.params["b"]]
+    np.testing.assert_allclose(found, at - 0.1 * gradient(worst), rtol=1e-5)
+
+
+def test_polyak_steps_are_as_long_as_the_loss_says():
+    state, _ = step(LEAST_SQUARES)(init(zeros(), optax.polyak_sgd(max_learning_rate=9)), DATA)
+    gradient = -2 * np.c_[INPUTS, np.ones(11)].T.astype(np.float64) @ TARGETS / 11
+    found = np.r_[state.params["w"], state.params["b"]]
+    wanted = -np.mean(TARGETS.astype(np.float64) ** 2) / np.sum(gradient**2) * gradient
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
 def test_python_numbers_and_weak_types_compile_one_update():
     traced = []
 
