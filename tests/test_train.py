@@ -1,4 +1,4 @@
-"""The fit against closed-form solutions; what it promises and refuses."""
+"""The fit against hand-written loops and closed-form solutions; what it promises and refuses."""
 
 import subprocess
 import sys
@@ -9,43 +9,26 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from least_squares import (
+    ADAM,
+    DATA,
+    FEWER,
+    INPUTS,
+    LEAST_SQUARES,
+    SGD,
+    STILL,
+    TARGETS,
+    linear,
+    mean_square,
+    square,
+    zeros,
+)
 
 from jloss.average import average
 from jloss.metrics import accuracy
 from jloss.objective import objective
 from jloss.train import fit
 from jloss.update import init
-
-RANDOM = np.random.default_rng(0)
-INPUTS = RANDOM.normal(size=(11, 3)).astype(np.float32)
-TARGETS = (INPUTS @ [1.0, -2.0, 0.5] + 0.3 * RANDOM.normal(size=11)).astype(np.float32)
-DATA = (INPUTS, TARGETS)
-FEWER = (INPUTS[:7], TARGETS[:7])
-
-# Programs are compiled once per optimizer object.
-ADAM, SGD, STILL = optax.adam(0.1), optax.sgd(0.1), optax.sgd(0.0)
-
-
-def square(predictions, targets, where=None):
-    values = (predictions - targets) ** 2
-    return values if where is None else jnp.where(where, values, 0.0)
-
-
-def linear(params, inputs):
-    return inputs @ params["w"] + params["b"]
-
-
-def zeros():
-    return {"w": jnp.zeros(3), "b": jnp.zeros(())}
-
-
-LEAST_SQUARES = objective(linear, square)
-
-
-def mean_square(params, inputs=INPUTS, targets=TARGETS):
-    """The loss in float64 numpy, which knows nothing of jloss."""
-    w, b = np.asarray(params["w"], np.float64), float(params["b"])
-    return np.mean((inputs @ w + b - targets) ** 2)
 
 
 def test_fit_finds_the_least_squares_solution():

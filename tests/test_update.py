@@ -1,37 +1,25 @@
-"""Updates against hand-written loops; what a state carries, and what init and step refuse."""
+"""A state and one update of it, against hand-written loops of optax."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from least_squares import (
+    ADAM,
+    DATA,
+    INPUTS,
+    LEAST_SQUARES,
+    SGD,
+    TARGETS,
+    linear,
+    square,
+    zeros,
+)
 
 from jloss.average import Average, average
-from jloss.objective import Aux, objective
+from jloss.objective import Aux
 from jloss.update import State, init, step
-
-RANDOM = np.random.default_rng(0)
-INPUTS = RANDOM.normal(size=(11, 3)).astype(np.float32)
-TARGETS = (INPUTS @ [1.0, -2.0, 0.5] + 0.3 * RANDOM.normal(size=11)).astype(np.float32)
-DATA = (INPUTS, TARGETS)
-
-# Programs are compiled once per optimizer object.
-ADAM, SGD = optax.adam(0.1), optax.sgd(0.1)
-
-
-def square(predictions, targets):
-    return (predictions - targets) ** 2
-
-
-def linear(params, inputs):
-    return inputs @ params["w"] + params["b"]
-
-
-def zeros():
-    return {"w": jnp.zeros(3), "b": jnp.zeros(())}
-
-
-LEAST_SQUARES = objective(linear, square)
 
 
 def test_step_does_what_a_hand_written_optax_loop_does():
