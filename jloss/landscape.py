@@ -13,7 +13,7 @@ from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
 
 from jloss._affine import hoist
-from jloss.average import Average
+from jloss.average import Statistic
 from jloss.objective import Objective
 from jloss.sweep import Sweep, sweep
 
@@ -364,9 +364,10 @@ def _swept(
     if walk is batches:
         batches = itertools.chain([example], walk)
 
-    def averaged(params: Any, batch: Any) -> Average:
+    def averaged(params: Any, batch: Any) -> Statistic:
         found = objective(params, batch)
-        if not isinstance(found, Average):
+        found = found[0] if isinstance(found, tuple) else found
+        if not isinstance(found, Statistic):
             raise TypeError(
                 f"{caller}: the objective must return jloss.average(...), not "
                 f"{type(found).__name__}"
