@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn.decomposition import PCA
 
+import jloss
 from jloss.average import Average, average
 from jloss.landscape import barrier, line, path_directions, plane, random_directions, volume
 from jloss.objective import Aux, objective
@@ -229,6 +230,18 @@ def test_half_precision_parameters_stay_so_on_the_plane():
 
     plane(spy, jnp.ones((2, 2), jnp.bfloat16), jnp.ones((2, 2)), resolution=2)
     assert set(seen) == {jnp.dtype(jnp.bfloat16)}
+
+
+def test_a_line_through_several_terms_and_what_is_returned_beside_them():
+    def terms(params, batch):
+        found = jloss.Terms({"fit": average(batch * params), "size": average(params**2)})
+        return found, jloss.Aux({"seen": batch})
+
+    data = [jnp.ones(3), jnp.array([5.0])]
+    found = line(
+        terms, jnp.array(1.0), data=data, direction=jnp.array(1.0), span=(-1, 1), resolution=3
+    )
+    np.testing.assert_allclose(found.values, [0.0, 2.0 + 1.0, 4.0 + 4.0], rtol=1e-6)
 
 
 @pytest.mark.parametrize(
