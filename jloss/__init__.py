@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from jloss.average import (
     Average,
+    Statistic,
+    Terms,
     average,
     mean,
 )
@@ -116,6 +118,7 @@ from jloss.metrics import (
     accuracy,
 )
 from jloss.objective import (
+    Aux,
     objective,
 )
 from jloss.sweep import (
@@ -134,11 +137,14 @@ __version__ = "0.1.0"
 __all__ = [
     "CARDS",
     "AdaptiveSoftmax",
+    "Aux",
     "Average",
     "Card",
     "Domain",
     "State",
+    "Statistic",
     "Sweep",
+    "Terms",
     "absolute_error",
     "accuracy",
     "adaptive_log_softmax",

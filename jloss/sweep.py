@@ -22,7 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jloss import _store
 from jloss._optional import optional
-from jloss.average import Average
+from jloss.average import Statistic
 
 _SECONDS = 0.5  # that a block is to take: what an interrupt or a kill may cost
 _FEW, _MANY = 1, 1024  # points at a time that are tried
@@ -632,7 +632,7 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _is_average(node: Any) -> bool:
-    return isinstance(node, Average)
+    return isinstance(node, Statistic)
 
 
 # The function ------------------------------------------------------------------------------------

@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jloss
 from jloss._optional import optional
 from jloss.metrics import accuracy
-from jloss.objective import objective
+from jloss.objective import Aux, call, objective
 
 
 def square(predictions, targets, *, scale=1.0, where=None):
@@ -154,6 +155,49 @@ def test_a_mask_for_a_loss_without_where_is_an_error():
 
 def test_an_objective_is_named_by_its_loss():
     assert objective(line, square).__name__ == "objective(square)"
+
+
+# Models with a state and with chance.
+
+
+def noisy(params, inputs, *, key):
+    return params * inputs if key is None else params * inputs + jax.random.normal(key)
+
+
+def counting(params, inputs, *, model_state):
+    return params * inputs + model_state, model_state + len(inputs)
+
+
+def test_a_model_that_names_a_key_is_given_it():
+    key, found = jax.random.key(3), objective(noisy, square)
+    noise = jax.random.normal(key)
+    average, _ = call(found, 1.0, (X, Y), key=key, step=7, model_state=None)
+    assert average.value == pytest.approx(float(jnp.mean((X + noise - Y) ** 2)))
+    assert call(found, 1.0, (X, Y))[0].value == call(found, 1.0, (X, Y), key=None)[0].value == 2 / 3
+
+
+def test_a_model_that_names_a_state_returns_the_next_one():
+    average, aux = call(objective(counting, square), 1.0, (X, Y), model_state=1.0, key=None)
+    assert (average.value, aux.model_state, aux.terms) == (pytest.approx(5 / 3), 4.0, {})
+
+
+def test_a_model_without_a_state_is_not_asked_for_one():
+    assert call(objective(line, square), 1.0, (X, Y), model_state=1.0)[1] == Aux()
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (objective(counting, square), "counting names a model_state and was given none; start"),
+        (objective(lambda p, x, model_state: p * x, square), "must return .predictions, model_st"),
+        (lambda p, b: p, "must return an Average, not float: end it with"),
+        (lambda p, b: (jloss.average(b[0]), {"fit": 1.0}), "not a dict in second place"),
+    ],
+)
+def test_what_is_missing_in_a_call_is_named(found, message):
+    state = 0.0 if "must return" in message else None
+    with pytest.raises(TypeError, match=message):
+        call(found, 1.0, (X, Y), model_state=state)
 
 
 # Accuracy.
