@@ -131,7 +131,7 @@ from jloss.sweep import (
 )
 
 if TYPE_CHECKING:
-    from jloss import curvature, landscape, plot
+    from jloss import curvature, landscape, optimizers, plot
     from jloss.train import fit
     from jloss.update import State, init, step
 
@@ -208,6 +208,7 @@ __all__ = [
     "ntxent",
     "objective",
     "one_device_per_core",
+    "optimizers",
     "perceptron_loss",
     "plot",
     "pointwise_mse_loss",
@@ -242,7 +243,7 @@ __all__ = [
 ]
 
 # Rooms that many programs never enter open when they are first asked for.
-_LATER = {room: room for room in ("curvature", "landscape", "plot")} | {
+_LATER = {room: room for room in ("curvature", "landscape", "optimizers", "plot")} | {
     "State": "update",
     "fit": "train",
     "init": "update",
