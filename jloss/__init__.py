@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 from jloss._devices import one_device_per_core
 from jloss.average import (
     Average,
+    Statistic,
+    Terms,
     average,
     mean,
 )
@@ -117,7 +119,11 @@ from jloss.metrics import (
     accuracy,
 )
 from jloss.objective import (
+    Aux,
+    Term,
+    combine,
     objective,
+    term_gradients,
 )
 from jloss.sweep import (
     Sweep,
@@ -125,7 +131,7 @@ from jloss.sweep import (
 )
 
 if TYPE_CHECKING:
-    from jloss import curvature, landscape, plot
+    from jloss import curvature, landscape, optimizers, plot
     from jloss._export import export
     from jloss.train import fit
     from jloss.update import State, init, step
@@ -135,11 +141,15 @@ __version__ = "0.1.0"
 __all__ = [
     "CARDS",
     "AdaptiveSoftmax",
+    "Aux",
     "Average",
     "Card",
     "Domain",
     "State",
+    "Statistic",
     "Sweep",
+    "Term",
+    "Terms",
     "absolute_error",
     "accuracy",
     "adaptive_log_softmax",
@@ -156,6 +166,7 @@ __all__ = [
     "categorical_hinge_loss",
     "check",
     "circle_loss",
+    "combine",
     "convex_kl_divergence",
     "cosine_distance",
     "cosine_embedding_loss",
@@ -199,6 +210,7 @@ __all__ = [
     "ntxent",
     "objective",
     "one_device_per_core",
+    "optimizers",
     "perceptron_loss",
     "plot",
     "pointwise_mse_loss",
@@ -225,6 +237,7 @@ __all__ = [
     "squared_log_error",
     "step",
     "sweep",
+    "term_gradients",
     "triplet_margin_loss",
     "triplet_margin_with_distance_loss",
     "tversky_loss",
@@ -232,7 +245,7 @@ __all__ = [
 ]
 
 # Rooms that many programs never enter open when they are first asked for.
-_LATER = {room: room for room in ("curvature", "landscape", "plot")} | {
+_LATER = {room: room for room in ("curvature", "landscape", "optimizers", "plot")} | {
     "State": "update",
     "export": "_export",
     "fit": "train",

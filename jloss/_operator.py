@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property, partial, reduce
+from operator import add
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -12,14 +13,14 @@ from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 
 from jloss import _krylov
-from jloss.average import Average, average
+from jloss.average import Average, Terms, average
 from jloss.losses.classification import (
     sigmoid_binary_cross_entropy,
     softmax_cross_entropy,
     softmax_cross_entropy_with_integer_labels,
 )
 from jloss.losses.regression import l2_loss, squared_error
-from jloss.objective import Objective, _name, _of_values, _parts, objective
+from jloss.objective import Objective, _name, _of_values, _parts, call, objective
 
 Linear: TypeAlias = Callable[[Array], Array]
 
@@ -51,11 +52,18 @@ class _Hessian:
 
     def linear(self, at: Callable, flat: Array, hyper: Any, batch: Any) -> tuple[Linear, Array]:
         def total(flat: Array) -> tuple[Array, Array]:
-            found = self.objective(at(flat), batch)
-            return found.total, found.weight
+            found, _ = call(self.objective, at(flat), batch)
+            return _share(found, hyper["whole"]) if hyper else (found.total, found.weight)
 
         _, product, weight = jax.linearize(jax.grad(total, has_aux=True), flat, has_aux=True)
         return product, weight
+
+
+def _share(part: Terms, whole: Terms) -> tuple[Array, Array]:
+    """A batch's share in the value over all of them, and in their number: both add up exactly."""
+    weights = Terms({name: Average(a.weight, a.weight) for name, a in part.averages.items()})
+    counting = sum(jnp.where(a.weight == 0, 0, 1) for a in whole.averages.values())
+    return part.part_of(whole), weights.part_of(whole) / jnp.maximum(counting, 1)
 
 
 @dataclass(frozen=True)
@@ -344,7 +352,7 @@ class Operator:
         if isinstance(self.form, _Hessian):
             objective = self.form.objective
             for number, batch in enumerate(self.iterate()):
-                gradient = jax.grad(lambda p, b=batch: objective(p, b).total)(self.params)
+                gradient = jax.grad(lambda p, b=batch: call(objective, p, b)[0].value)(self.params)
                 bad = [n for n, leaf in _named_leaves(gradient) if not jnp.isfinite(leaf).all()]
                 if bad:
                     return f"the gradient of batch {number} is not finite in {', '.join(bad)}"
@@ -464,8 +472,10 @@ def hessian(objective: Objective, params: Any, batches: Iterable[Any]) -> Operat
     Array(24., dtype=float32)
     """
     operator = _operator("hessian", _Hessian(objective), params, {}, batches)
-    _check_average(objective, operator)
-    return operator
+    if not isinstance(_check_average(objective, operator), Terms):
+        return operator
+    at = jax.jit(lambda batch: call(objective, operator.params, batch)[0])
+    return replace(operator, hyper={"whole": reduce(add, map(at, operator.iterate()))})
 
 
 def gauss_newton(
@@ -632,9 +642,12 @@ def _operator(
     return Operator(name, form, params, everything, hyper, batches)
 
 
-def _check_average(objective: Objective, operator: Operator) -> None:
+def _check_average(objective: Objective, operator: Operator) -> Average | Terms:
     batch = next(operator.iterate())
     found = jax.eval_shape(objective, operator.params, batch)
+    found = found[0] if isinstance(found, tuple) else found
+    if isinstance(found, Terms):
+        return found
     if not isinstance(found, Average):
         shape = f" of shape {found.shape}" if hasattr(found, "shape") else ""
         raise TypeError(
@@ -647,6 +660,7 @@ def _check_average(objective: Objective, operator: Operator) -> None:
             f"{operator.name}: objective {_name(objective)} must return an Average of scalars, not "
             f"of {found.total.shape} and {found.weight.shape}; did you mean jloss.average(values)?"
         )
+    return found
 
 
 def _counted(name: str, weight: Array) -> Array:

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jloss.average import Average
+from jloss.average import Average, Terms
 
 _FORMAT = 1
 _UNREADABLE = (KeyError, OSError, ValueError, zipfile.BadZipFile)
@@ -54,6 +54,8 @@ def _encode(tree: Any, arrays: list[np.ndarray]) -> Any:
         return {"plain": tree}
     if isinstance(tree, Average):
         return {"average": [_encode(x, arrays) for x in (tree.total, tree.weight)]}
+    if isinstance(tree, Terms):
+        return {"terms": _encode(dict(tree.averages), arrays)}
     if hasattr(tree, "_asdict"):
         tree = tree._asdict()
     if isinstance(tree, dict):
@@ -77,6 +79,8 @@ def _decode(node: Any, file: Any) -> Any:
         return jax.random.wrap_key_data(array, impl=node["key"]) if node["key"] else array
     if "average" in node:
         return Average(*(_decode(value, file) for value in node["average"]))
+    if "terms" in node:
+        return Terms(_decode(node["terms"], file))
     if "dict" in node:
         return {key: _decode(value, file) for key, value in node["dict"]}
     ((kind, values),) = node.items()

@@ -1,6 +1,10 @@
 """Averages that add up: the one way that anything in jloss is averaged."""
 
+import functools
+import operator
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Self
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +12,24 @@ from jax import Array
 from jax.typing import ArrayLike
 
 
+class Statistic:
+    """What is exact over parts of the data: it adds up leaf by leaf, and its value is the whole's.
+
+    A subclass is a pytree of arrays, whose shapes do not depend on the data, with a ``value``.
+    """
+
+    @property
+    def value(self) -> Array:
+        """What is reported."""
+        raise NotImplementedError
+
+    def __add__(self, other: Self) -> Self:
+        return jax.tree.map(operator.add, self, other)
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Average:
+class Average(Statistic):
     """A weighted mean kept as ``total`` and ``weight``, so that two of them add up exactly.
 
     The mean over microbatches, validation batches, devices or hosts is the ``value`` of the sum
@@ -27,11 +46,48 @@ class Average:
     @property
     def value(self) -> Array:
         """``total / weight``; 0, with zero gradients, where nothing counted."""
-        empty = self.weight == 0
-        return jnp.where(empty, 0.0, self.total) / jnp.where(empty, 1.0, self.weight)
+        return self.part_of(self)
 
-    def __add__(self, other: "Average") -> "Average":
-        return Average(self.total + other.total, self.weight + other.weight)
+    def part_of(self, whole: "Average") -> Array:
+        """This part's share in the value of the whole that it was added up to.
+
+        The shares of all parts add up to ``whole.value``, and their gradients to its gradient,
+        as long as the weights do not depend on what is differentiated.
+
+        >>> small, large = jloss.average(jnp.array([6.0])), jloss.average(jnp.ones(3))
+        >>> small.part_of(small + large), large.part_of(small + large)
+        (Array(1.5, dtype=float32), Array(0.75, dtype=float32))
+        """
+        empty = whole.weight == 0
+        return jnp.where(empty, 0.0, self.total) / jnp.where(empty, 1.0, whole.weight)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Terms(Statistic):
+    """Averages by name, each a term of one sum: what `combine` returns where others return one.
+
+    Parts of the data may count unequally in each term, so each term adds up by itself.
+
+    >>> fit = jloss.average(jnp.array([1.0, 2.0, 3.0]))
+    >>> whole = jloss.Terms({"fit": fit, "penalty": jloss.average(jnp.array([0.5]))})
+    >>> whole.value, (whole + whole).value
+    (Array(2.5, dtype=float32), Array(2.5, dtype=float32))
+    """
+
+    averages: Mapping[str, Average]
+
+    @property
+    def value(self) -> Array:
+        """The sum of the terms' values."""
+        return self.part_of(self)
+
+    def part_of(self, whole: "Terms") -> Array:
+        """This part's share in the value of the whole, as of an `Average`."""
+        # In one order, for a transformation of JAX sorts the names, and sums depend on the order.
+        names = sorted(self.averages)
+        shares = [self.averages[name].part_of(whole.averages[name]) for name in names]
+        return functools.reduce(operator.add, shares)
 
 
 def average(

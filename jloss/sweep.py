@@ -21,7 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jloss import _devices, _plan, _store
 from jloss._optional import optional
 from jloss._plan import Plan
-from jloss.average import Average
+from jloss.average import Statistic
 
 # The result --------------------------------------------------------------------------------------
 
@@ -530,7 +530,7 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _is_average(node: Any) -> bool:
-    return isinstance(node, Average)
+    return isinstance(node, Statistic)
 
 
 # The function ------------------------------------------------------------------------------------

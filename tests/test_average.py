@@ -124,3 +124,50 @@ def test_weights_have_gradients():
 def test_what_does_not_fit_is_refused(how, error, message):
     with pytest.raises(error, match=message):
         jloss.average(VALUES, **how)
+
+
+# Parts and terms.
+
+PARTS = [
+    {"fit": jloss.average(jnp.arange(n, dtype=jnp.float32)), "size": jloss.average(jnp.full(m, x))}
+    for n, m, x in [(2, 1, 3.0), (5, 0, 7.0), (3, 4, 0.5)]
+]
+
+
+@pytest.mark.parametrize("part", [lambda p: p["fit"], jloss.Terms], ids=["average", "terms"])
+def test_the_shares_of_parts_add_up_to_the_value_of_the_whole(part):
+    parts = [part(p) for p in PARTS]
+    whole = sum(parts[1:], parts[0])
+    shares = [p.part_of(whole) for p in parts]
+    expected = np.mean([0, 1, 0, 1, 2, 3, 4, 0, 1, 2])
+    if part is jloss.Terms:
+        expected += np.mean([3, 0.5, 0.5, 0.5, 0.5])
+    assert sum(shares) == pytest.approx(expected, rel=1e-6)
+    assert whole.value == pytest.approx(expected, rel=1e-6)
+
+
+def test_each_of_several_terms_adds_up_by_itself():
+    whole = jloss.Terms(PARTS[0]) + jloss.Terms(PARTS[1])
+    assert whole.averages["size"] == jloss.average(jnp.array([3.0]))
+    assert whole.value == np.float32(11 / 7) + 3
+    # The parts' own values are something else.
+    assert whole.value != (jloss.Terms(PARTS[0]).value + jloss.Terms(PARTS[1]).value) / 2
+
+
+def test_a_share_in_a_whole_where_nothing_counts_is_zero():
+    empty = jloss.average(jnp.zeros(0))
+    assert empty.part_of(empty) == jloss.Terms({"a": empty}).value == 0
+
+
+def test_terms_pass_through_jit_and_scan_whatever_the_order_of_their_names():
+    def add(total, x):
+        return total + jloss.Terms({"b": jloss.average(x), "a": jloss.average(x[:1])}), None
+
+    start = jloss.Terms({"a": jloss.average(jnp.zeros(0)), "b": jloss.average(jnp.zeros(0))})
+    whole, _ = jax.jit(lambda x: jax.lax.scan(add, start, x))(VALUES)
+    assert whole.value == 4 + 2
+
+
+def test_terms_of_other_names_do_not_add_up():
+    with pytest.raises(ValueError, match="size"):
+        jloss.Terms(PARTS[0]) + jloss.Terms({"fit": PARTS[0]["fit"]})

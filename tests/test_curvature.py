@@ -430,6 +430,21 @@ def test_intervals_of_cumulatives_cover(decaying, seeds, least):
     assert coverage(found, exact) >= least
 
 
+def test_the_hessian_of_several_terms_counts_each_batch_in_each_of_them():
+    def terms(params, batch):
+        size = jloss.average(params**4, weights=jnp.ones(3) * len(batch) ** 2)
+        nothing = jloss.average(params, where=False)
+        return jloss.Terms({"fit": jloss.average(batch @ params**2), "size": size, "no": nothing})
+
+    params, matrix = jnp.array([1.0, 2.0, 3.0]), np.arange(12.0, dtype=np.float32).reshape(4, 3)
+    hessian = curvature.hessian(terms, params, [matrix[:3], matrix[3:]])
+    expected = 2 * matrix.mean(0) + 12 * params**2 / 3
+    np.testing.assert_allclose(hessian.dense(), np.diag(expected), rtol=1e-6)
+    assert curvature.trace(hessian, budget=3).value == pytest.approx(
+        float(expected.sum()), rel=1e-5
+    )
+
+
 @coverage_of_seeds
 def test_jackknife_intervals_cover_what_the_data_are_drawn_from(seeds, least):
     # A quadratic whose curvature is the batch's: its trace over all data is known.

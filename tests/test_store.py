@@ -59,6 +59,7 @@ def test_any_pytree_of_any_dtype_is_saved(tmp_path):
         "half": jnp.ones(2, jnp.bfloat16),
         "keys": jax.random.split(jax.random.key(3), 2),
         "average": jloss.average(jnp.ones(3)),
+        "terms": jloss.Terms({"b": jloss.average(jnp.ones(3)), "a": jloss.average(jnp.ones(2))}),
         "list": [jnp.arange(3), (None, 2.5, "text", True)],
     }
     _store.save(tmp_path / "tree.npz", tree)

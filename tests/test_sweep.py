@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jloss
 from jloss.average import average
 from jloss.sweep import sweep
 
@@ -115,6 +116,15 @@ def test_averages_stay_averages():
     grid = sweep(lambda shift: average(x - shift), shift=jnp.array([0.0, 1.0]))
     np.testing.assert_allclose(grid.values.value, [3.0, 2.0])
     assert float(grid.argmin("value")["shift"]) == 1.0
+
+
+def test_terms_add_up_over_batches_each_by_itself():
+    def terms(batch, shift):
+        return jloss.Terms({"all": average(batch - shift), "first": average(batch[:1] * shift)})
+
+    batches = [jnp.array([1.0, 2.0, 6.0]), jnp.array([3.0])]
+    grid = sweep(terms, data=batches, shift=jnp.array([0.0, 1.0]))
+    np.testing.assert_allclose(grid.numbers(), [3.0, 2.0 + 2.0])
 
 
 def test_axes_keep_their_dtypes_inside_the_function():
