@@ -336,7 +336,7 @@ def _mapped(card: Card) -> Callable[..., Any]:
         value, gradients = jax.value_and_grad(one(card))(*sample)
         return {"value": value, **gradients}
 
-    return jax.jit(lambda *sample: jax.lax.map(each, sample))
+    return once(lambda *sample: jax.lax.map(each, sample))
 
 
 @cache
@@ -349,7 +349,7 @@ def forward_mode(card: Card) -> Callable[..., Any]:
 
         return {name: along(name) for name in floating}
 
-    return jax.jit(jax.vmap(run))
+    return once(jax.vmap(run))
 
 
 def _sharded(card: Card) -> Callable[..., Any]:
