@@ -279,7 +279,7 @@ def infinite_curvature(predictions, targets, *, where=None):
 
 @wrong("sign", "np.float32(-", like="kl_divergence")
 def negative_by_rounding(log_predictions, targets, *, where=None):
-    return (jax.scipy.special.xlogy(targets, targets) - targets * log_predictions).sum(-1)
+    return jax.scipy.special.xlogy(targets, targets / jnp.exp(log_predictions)).sum(-1)
 
 
 @wrong("sign", "np.float32(-", like="squared_error")
