@@ -220,7 +220,7 @@ def _marks(source: Plane | Sweep) -> list[tuple[str, np.ndarray, list[str]]]:
     """What stands on a plane: names, places, and what is said of each."""
     if not isinstance(source, Plane):
         return []
-    marks = [("params", np.zeros((1, 2)), ["params"])]
+    marks = []
     if source.path is not None and source.off_plane is not None:
         text = [f"point {i}: {off:.3g} off the plane" for i, off in enumerate(source.off_plane)]
         marks.append(("training path", np.asarray(source.path), text))
@@ -229,4 +229,4 @@ def _marks(source: Plane | Sweep) -> list[tuple[str, np.ndarray, list[str]]]:
             (f"solution {i}", place[None], [f"solution {i}"])
             for i, place in enumerate(source.solutions, 2)
         ]
-    return marks
+    return [*marks, ("params", np.zeros((1, 2)), ["params"])]

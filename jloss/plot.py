@@ -484,18 +484,16 @@ def interactive(
     figure = graph.Figure(
         graph.Surface(**shared) if deep else graph.Contour(**shared, ncontours=20)
     )
+    mark, line = (graph.Scatter3d, "black") if deep else (graph.Scatter, "white")
     for label, places, text in _marks(source):
         at = dict(zip("xy", np.transpose(places), strict=True))
         at |= {"z": np.full(len(places), np.nanmin(height))} if deep else {}
-        mark = graph.Scatter3d if deep else graph.Scatter
-        style = {"color": "black" if label == "training path" else _ORANGE, "size": 5}
-        figure.add_trace(
-            mark(**at, name=label, mode="lines+markers", text=text, hoverinfo="text", marker=style)
-        )
-    titles = {
-        "xaxis": {"title": {"text": field.x.label}},
-        "yaxis": {"title": {"text": field.y.label}},
-    }
+        style = {"color": line, "size": 6, "line": {"color": "black", "width": 1}}
+        style |= {} if label == "training path" else {"color": _ORANGE, "size": 9}
+        shown = {"name": label, "text": text, "hoverinfo": "text", "mode": "lines+markers"}
+        figure.add_trace(mark(**at, **shown, marker=style, line={"color": line, "width": 3}))
+    names = [axis.name if deep else axis.label for axis in (field.x, field.y)]
+    titles = {f"{x}axis": {"title": {"text": n}} for x, n in zip("xy", names, strict=True)}
     if deep:
         up = {"title": {"text": f"{field.label} (log scale)" if logarithmic else field.label}}
         up |= {key: bar[key] for key in ("tickvals", "ticktext") if key in bar}
