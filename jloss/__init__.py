@@ -131,7 +131,7 @@ from jloss.sweep import (
 )
 
 if TYPE_CHECKING:
-    from jloss import curvature, landscape, optimizers, plot
+    from jloss import balance, curvature, landscape, optimizers, plot
     from jloss.train import fit
     from jloss.update import State, init, step
 
@@ -157,6 +157,7 @@ __all__ = [
     "approx_ndcg_loss",
     "approx_t12n",
     "average",
+    "balance",
     "binary_cross_entropy",
     "binary_dice_loss",
     "bound_t12n",
@@ -243,7 +244,7 @@ __all__ = [
 ]
 
 # Rooms that many programs never enter open when they are first asked for.
-_LATER = {room: room for room in ("curvature", "landscape", "optimizers", "plot")} | {
+_LATER = {room: room for room in ("balance", "curvature", "landscape", "optimizers", "plot")} | {
     "State": "update",
     "fit": "train",
     "init": "update",
