@@ -30,6 +30,9 @@ class State:
       opt_state: what the optimizer remembers.
       step: how many updates were tried.
       skipped: how many of them were not made, because something in them was not finite.
+      model_state: what the model changes by itself, as the statistics of a batch normalisation;
+        any pytree of arrays, or None.
+      key: what the keys of the updates are drawn from, or None.
       optimizer: the optax optimizer. Two states share compiled programs if it is the same object.
     """
 
@@ -37,15 +40,26 @@ class State:
     opt_state: Any
     step: Array
     skipped: Array
+    model_state: Any
+    key: Array | None
     optimizer: "optax.GradientTransformation" = field(metadata={"static": True})
 
 
-def init(params: Any, optimizer: "optax.GradientTransformation") -> State:
-    """A state to start training from; ``params`` are copied and stay yours.
+def init(
+    params: Any,
+    optimizer: "optax.GradientTransformation",
+    *,
+    model_state: Any = None,
+    key: Array | None = None,
+) -> State:
+    """A state to start training from; what goes in is copied and stays yours.
 
     Args:
       params: the model's parameters, any pytree of floating arrays.
       optimizer: from optax, as in ``optax.adam(1e-3)``.
+      model_state: what the model changes by itself while it is trained. The objective gets it if
+        its signature names it, and returns the new one in `Aux`.
+      key: for objectives that name one (dropout). Each update draws its own from it.
 
     Returns:
       A `State` at step 0.
@@ -72,27 +86,31 @@ def init(params: Any, optimizer: "optax.GradientTransformation") -> State:
                 f"init: params{jax.tree_util.keystr(path)} is {kind}; a gradient needs floating "
                 "arrays. Keep what is not trained out of params"
             )
-    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), params)
+    params, model_state = jax.tree.map(
+        lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), (params, model_state)
+    )
     zero = jnp.zeros((), jnp.int32)
     # Copied as a whole: some optimizers keep params in their state, and nothing is donated twice.
-    return copied(State(params, optimizer.init(params), zero, zero, optimizer))
+    return copied(State(params, optimizer.init(params), zero, zero, model_state, key, optimizer))
 
 
 def step(objective: Objective) -> Callable[[State, Any], tuple[State, Average]]:
     """One update of a state by the gradient of an objective, compiled once for all calls.
 
-    An update with a loss, a gradient or a new parameter that is not finite is not made: params
-    and optimizer stay as they were, and ``state.skipped`` counts it.
+    An update with a loss, a gradient or a new parameter that is not finite is not made: params,
+    optimizer and model state stay as they were, and ``state.skipped`` counts it.
 
     Args:
-      objective: ``objective(params, batch) -> Average``.
+      objective: ``objective(params, batch) -> Average``, or ``(Average, Aux)``. Of the arguments
+        ``model_state``, ``key`` (the update's own) and ``step`` it is given what it names.
 
     Returns:
       ``update(state, batch) -> (state, average)``, pure and jitted. The memory of the state that
       goes in is reused for the one that comes out (donated): go on with the new one.
 
     Raises:
-      TypeError: when called, where the objective does not return an `Average`.
+      TypeError: when called, where the objective does not return an `Average`, or a model state
+        of another kind than it was given.
 
     >>> square = lambda params, batch: jloss.average((params * batch) ** 2)
     >>> update = jloss.step(square)
@@ -121,11 +139,16 @@ def advance(objective: Objective, state: State, batch: Any) -> tuple[State, Aver
     """One update, to be traced."""
     import optax
 
-    def loss(params: Any) -> tuple[Array, Average]:
-        average, _ = call(objective, params, batch)
-        return average.value, average
+    key = None if state.key is None else jax.random.fold_in(state.key, state.step)
 
-    (value, average), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
+    def loss(params: Any) -> tuple[Array, tuple[Average, Any]]:
+        average, aux = call(
+            objective, params, batch, model_state=state.model_state, key=key, step=state.step
+        )
+        return average.value, (average, _like(state.model_state, aux.model_state))
+
+    grad = jax.value_and_grad(loss, has_aux=True)
+    (value, (average, model_state)), grads = grad(state.params)
     # Line searches, second-order and sharpness-aware optimizers want more than the gradient.
     wanted = _context(
         state.optimizer,
@@ -139,12 +162,23 @@ def advance(objective: Objective, state: State, batch: Any) -> tuple[State, Aver
     updates, opt_state = state.optimizer.update(grads, state.opt_state, state.params, **wanted)
     params = optax.apply_updates(state.params, updates)
     finite = _all_finite((value, grads, params))
-    old, new = (state.params, state.opt_state), (params, opt_state)
-    params, opt_state = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, old)
+    new = replace(state, params=params, opt_state=opt_state, model_state=model_state)
+    kept = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, state)
     skipped = state.skipped + jnp.where(finite, 0, 1)
-    return replace(
-        state, params=params, opt_state=opt_state, step=state.step + 1, skipped=skipped
-    ), average
+    return replace(kept, step=state.step + 1, skipped=skipped), average
+
+
+def _like(old: Any, new: Any) -> Any:
+    """The model state that an objective returned, of the old one's types; the old one if none."""
+    if new is None:
+        return old
+    shapes = [jax.tree.map(jnp.shape, tree) for tree in (old, new)]
+    if shapes[0] != shapes[1]:
+        raise TypeError(
+            f"step: the objective returned a model state of the shapes {shapes[1]}, but was given "
+            f"{shapes[0]}; the first one goes into jloss.init(params, optimizer, model_state=...)"
+        )
+    return jax.tree.map(lambda o, n: jnp.asarray(n, o.dtype), old, new)
 
 
 def _context(optimizer: "optax.GradientTransformation", **context: Any) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from least_squares import (
 )
 
 from jloss.average import Average, average
+from jloss.objective import Aux
 from jloss.update import State, init, step
 
 
@@ -154,3 +155,61 @@ def test_an_average_made_by_hand_is_as_good():
     by_hand = lambda p, batch: Average(jnp.sum(p * batch), jnp.sum(batch))  # noqa: E731
     state, before = step(by_hand)(init(2.0, optax.sgd(0.5)), jnp.array([1.0, 3.0]))
     assert (float(before.value), float(state.params)) == (2.0, 1.5)
+
+
+# What the objective is given beside params and batch, and returns beside its average.
+
+
+def noisy(params, batch, model_state, key, step):
+    noise = jax.random.normal(key)
+    seen = {"noise": noise, "calls": model_state["calls"] + 1, "at": step}
+    return average(params * batch + noise), Aux(model_state=seen)
+
+
+UPDATE_NOISY = step(noisy)
+
+
+def noisy_state():
+    seen = {"noise": 0.0, "calls": 0, "at": -1}
+    return init(1.0, SGD, model_state=seen, key=jax.random.key(3))
+
+
+def test_each_update_draws_its_own_key_and_keeps_the_model_state():
+    state = noisy_state()
+    for number in range(3):
+        state, _ = UPDATE_NOISY(state, jnp.ones(2))
+        drawn = jax.random.normal(jax.random.fold_in(jax.random.key(3), number))
+        assert jax.tree.map(float, state.model_state) == {
+            "noise": float(drawn),
+            "calls": number + 1,
+            "at": number,
+        }
+    assert jax.tree.map(jnp.shape, state.model_state) == {"noise": (), "calls": (), "at": ()}
+
+
+def test_a_skipped_update_keeps_the_old_model_state():
+    state, _ = UPDATE_NOISY(noisy_state(), jnp.ones(2))
+    old = jax.tree.map(float, state.model_state)
+    state, _ = UPDATE_NOISY(state, jnp.full(2, jnp.nan))
+    assert jax.tree.map(float, state.model_state) == old
+    assert (int(state.step), int(state.skipped)) == (2, 1)
+
+
+def test_without_a_key_an_objective_is_given_none():
+    def keyless(params, batch, key):
+        assert key is None
+        return average(params * batch)
+
+    step(keyless)(init(1.0, SGD), jnp.ones(2))
+
+
+def test_a_model_state_that_is_not_returned_is_kept():
+    scaled = lambda p, batch, model_state: average(p * batch * model_state)  # noqa: E731
+    state, _ = step(scaled)(init(1.0, SGD, model_state=2), jnp.ones(2))
+    assert int(state.model_state) == 2
+
+
+def test_a_model_state_that_init_was_not_given_is_an_error():
+    grown = lambda p, batch: (average(p * batch), Aux(model_state={"mean": p}))  # noqa: E731
+    with pytest.raises(TypeError, match=r"shapes \{'mean': \(\)\}, but was given None; .*init\("):
+        step(grown)(init(1.0, SGD), jnp.ones(2))
