@@ -2,9 +2,10 @@
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -22,12 +23,18 @@ class Arrays(NamedTuple):
         """How many examples."""
         return len(jax.tree.leaves(self.tree)[0])
 
+    @property
+    def said(self) -> str:
+        """Their types and shapes in words."""
+        return said(spec(self.tree))
+
 
 class Batches(NamedTuple):
     """A data set as a function that gives the batches of an epoch, one after the other."""
 
     name: str
     of_epoch: Callable[[int], Iterable[Any]]
+    said: str = "batches"
 
     def groups(
         self, epoch: int, *, start: int = 0, stop_at: int | None = None, stack: bool = True
@@ -71,7 +78,7 @@ def source(name: str, data: Any, *, once: bool = False) -> Arrays | Batches:
     """
     single = jax.tree_util.all_leaves([data]) and not hasattr(data, "shape")
     if single and callable(data):
-        return Batches(name, data)
+        return Batches(name, cast(Callable[[int], Iterable[Any]], data))
     if single and hasattr(data, "__iter__") and not isinstance(data, (str, bytes)):
         if not once and iter(data) is data:
             raise ValueError(
@@ -88,9 +95,18 @@ def spec(batch: Any) -> dict[str, tuple[tuple[int, ...], str]]:
     return {jax.tree_util.keystr(path): (leaf.shape, str(leaf.dtype)) for path, leaf in leaves}
 
 
+def said(shapes: dict[str, tuple[tuple[int, ...], str]]) -> str:
+    """The same in words."""
+    return ", ".join(f"{place} {dtype}{shape}" for place, (shape, dtype) in shapes.items())
+
+
 def stacked(group: list[Any]) -> Any:
     """Batches of the same shapes with a new leading axis."""
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *group)
+
+    def stack(*leaves: Any) -> Any:
+        return (jnp if isinstance(leaves[0], jax.Array) else np).stack(leaves)
+
+    return jax.tree.map(stack, *group)
 
 
 def _is_small(batch: Any) -> bool:

@@ -49,14 +49,25 @@ class Folder:
     whole ones only. Each holds a tree of arrays and ``notes`` in JSON.
     """
 
-    def __init__(self, path: str | os.PathLike, identity: Mapping[str, Mapping[str, str]]):
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        every: int | None,
+        identity: Mapping[str, Mapping[str, str]],
+    ):
+        self.every = every
         self._orbax = optional("orbax.checkpoint", "train")
         # Orbax wants no relative path; what has a scheme is on another machine.
         self._path = str(path) if "://" in str(path) else os.path.abspath(path)
         self._identity = identity
         options = self._orbax.CheckpointManagerOptions(max_to_keep=_KEPT)
         self._manager = self._orbax.CheckpointManager(self._path, options=options)
-        self._saves = self._manager.latest_step() or 0
+        self._newest: int | None = self._manager.latest_step()
+
+    def due(self, run: Run) -> bool:
+        """Whether so many updates were tried since the last checkpoint."""
+        since = int(run.state.step) - (run.before[0] if self._newest is None else self._newest)
+        return since >= (self.every or 1)
 
     def save(self, run: Run) -> None:
         """Writes where the run stands, and waits only for the checkpoint before."""
@@ -72,11 +83,11 @@ class Folder:
             "stopped": run.stopped,
         }
         args = self._orbax.args
-        self._saves += 1
+        self._newest = int(run.state.step)
         # A copy, for the state's own memory is used again while orbax still writes.
         tree = copied(_tree(run.state, total, run.best_model))
         saved = args.Composite(tree=args.StandardSave(tree), notes=args.JsonSave(notes))
-        self._manager.save(self._saves, args=saved)
+        self._manager.save(self._newest, args=saved)
 
     def last(self, run: Run) -> Run:
         """The run as it was last saved, placed on the devices of this one; this one if none was.
@@ -84,7 +95,7 @@ class Folder:
         Raises:
           ValueError: what was saved is of another fit or another version, or is damaged.
         """
-        if not self._saves:
+        if self._newest is None:
             return run
         args = self._orbax.args
         notes = self._restored(notes=args.JsonRestore())["notes"]
@@ -111,10 +122,10 @@ class Folder:
 
     def _restored(self, **args: Any) -> Mapping[str, Any]:
         try:
-            return self._manager.restore(self._saves, args=self._orbax.args.Composite(**args))
+            return self._manager.restore(self._newest, args=self._orbax.args.Composite(**args))
         except Exception as error:  # orbax and what is below it raise errors of many kinds
             raise ValueError(
-                f"fit: the checkpoint {self._path}/{self._saves} cannot be read; delete it to go "
+                f"fit: the checkpoint {self._path}/{self._newest} cannot be read; delete it to go "
                 f"on from the one before, if there is one: {error}"
             ) from error
 
@@ -139,7 +150,10 @@ class Folder:
 
 @contextlib.contextmanager
 def folder(
-    path: str | os.PathLike | None, state: State, **settings: Any
+    path: str | os.PathLike | None,
+    state: State,
+    every: int | None,
+    setting: Mapping[str, Any],
 ) -> Iterator[Folder | None]:
     """A `Folder` for fits of such a state, in which all is written when it is left; or none."""
     if path is None:
@@ -148,9 +162,9 @@ def folder(
     identity = {
         "model": _shapes("params", state.params) | _shapes("model_state", state.model_state),
         "optimizer": _shapes("opt_state", state.opt_state),
-        "setting": {name: str(value) for name, value in settings.items()},
+        "setting": {name: str(value) for name, value in setting.items()},
     }
-    opened = Folder(path, identity)
+    opened = Folder(path, every, identity)
     try:
         yield opened
     finally:
@@ -167,6 +181,4 @@ def _tree(state: State, total: list[Any], best_model: Any) -> dict[str, Any]:
 def _shapes(name: str, tree: Any) -> dict[str, str]:
     """Type and shape of every array by its place."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {
-        name + jax.tree_util.keystr(path): f"{leaf.dtype}{leaf.shape}" for path, leaf in leaves
-    }
+    return {name + jax.tree_util.keystr(path): f"{leaf.dtype}{leaf.shape}" for path, leaf in leaves}
