@@ -43,7 +43,7 @@ def overfitting(history: Mapping[str, ArrayLike]) -> Overfitting:
       An `Overfitting`.
 
     Raises:
-      ValueError: the history has no validation loss, or none that is finite.
+      ValueError: the history has no validation loss.
 
     >>> history = {"train_loss": [3.0, 2.0, 1.0, 0.5], "validation_loss": [3.0, 2.5, 2.75, 3.0]}
     >>> jloss.overfitting(history)
@@ -57,10 +57,10 @@ def overfitting(history: Mapping[str, ArrayLike]) -> Overfitting:
 
 
 def best_epoch(history: Mapping[str, ArrayLike]) -> int:
-    """The epoch with the smallest validation loss, from 0: the one whose params `fit` returns."""
+    """The epoch whose params `fit` returns: that of the smallest finite validation loss, or the last."""
     _, validation = _losses(history)
     if not np.isfinite(validation).any():
-        raise ValueError("overfitting: no validation loss of the history is finite")
+        return len(validation) - 1
     return int(np.argmin(np.where(np.isfinite(validation), validation, np.inf)))
 
 
@@ -124,11 +124,11 @@ def tensorboard_log(path: str | os.PathLike) -> Log:
     Raises:
       ImportError: tensorboardX is not installed.
     """
-    writer = optional("tensorboardX", "tensorboard").SummaryWriter(str(path))
+    # A thread of its own writes, every second: it has no way to wait for it.
+    writer = optional("tensorboardX", "tensorboard").SummaryWriter(str(path), flush_secs=1)
 
     def log(state: Any, row: Mapping[str, float]) -> None:
         for name, value in row.items():
             writer.add_scalar(name, value, int(state.step))
-        writer.flush()
 
     return log
