@@ -119,7 +119,10 @@ from jloss.metrics import (
 )
 from jloss.objective import (
     Aux,
+    Term,
+    combine,
     objective,
+    term_gradients,
 )
 from jloss.sweep import (
     Sweep,
@@ -128,7 +131,7 @@ from jloss.sweep import (
 )
 
 if TYPE_CHECKING:
-    from jloss import curvature, landscape, plot
+    from jloss import curvature, landscape, optimizers, plot
     from jloss.history import csv_log, json_log, overfitting, tensorboard_log
     from jloss.train import NotFiniteError, fit
     from jloss.update import State, init, step
@@ -146,6 +149,7 @@ __all__ = [
     "State",
     "Statistic",
     "Sweep",
+    "Term",
     "Terms",
     "absolute_error",
     "accuracy",
@@ -163,6 +167,7 @@ __all__ = [
     "categorical_hinge_loss",
     "check",
     "circle_loss",
+    "combine",
     "convex_kl_divergence",
     "cosine_distance",
     "cosine_embedding_loss",
@@ -207,6 +212,7 @@ __all__ = [
     "ntxent",
     "objective",
     "one_device_per_core",
+    "optimizers",
     "overfitting",
     "perceptron_loss",
     "plot",
@@ -235,6 +241,7 @@ __all__ = [
     "step",
     "sweep",
     "tensorboard_log",
+    "term_gradients",
     "triplet_margin_loss",
     "triplet_margin_with_distance_loss",
     "tversky_loss",
@@ -242,7 +249,7 @@ __all__ = [
 ]
 
 # Rooms that many programs never enter open when they are first asked for.
-_LATER = {room: room for room in ("curvature", "landscape", "plot")} | {
+_LATER = {room: room for room in ("curvature", "landscape", "optimizers", "plot")} | {
     "NotFiniteError": "train",
     "State": "update",
     "csv_log": "history",
