@@ -3,6 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from jloss._devices import one_device_per_core
 from jloss.average import (
     Average,
     Statistic,
@@ -126,12 +127,12 @@ from jloss.objective import (
 )
 from jloss.sweep import (
     Sweep,
-    one_device_per_core,
     sweep,
 )
 
 if TYPE_CHECKING:
     from jloss import curvature, landscape, optimizers, plot
+    from jloss._export import export
     from jloss.history import csv_log, json_log, overfitting, tensorboard_log
     from jloss.train import NotFiniteError, fit
     from jloss.update import State, init, step
@@ -179,6 +180,7 @@ __all__ = [
     "dcg2_lambdaweight",
     "dcg_lambdaweight",
     "dice_loss",
+    "export",
     "fit",
     "gaussian_nll",
     "generalized_cross_entropy",
@@ -253,6 +255,7 @@ _LATER = {room: room for room in ("curvature", "landscape", "optimizers", "plot"
     "NotFiniteError": "train",
     "State": "update",
     "csv_log": "history",
+    "export": "_export",
     "fit": "train",
     "init": "update",
     "json_log": "history",
