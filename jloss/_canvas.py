@@ -3,10 +3,9 @@
 import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
+from jloss._grid import BLUE, COLORMAP, GREY, ORANGE, Axis, grid, scale
 from jloss._optional import optional
 from jloss.landscape import Plane
 from jloss.sweep import Sweep
@@ -14,59 +13,27 @@ from jloss.sweep import Sweep
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's colours, told apart under every kind of colour blindness; viridis likewise.
-_BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#595959"
-_COLORS = (_BLUE, _ORANGE, "#009E73", "#CC79A7", "#E69F00", _GREY)
-_COLORMAP = "viridis"
+_COLORS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#E69F00", GREY)
 _GAP = {"facecolor": "#e8e8e8", "edgecolor": "#9a9a9a", "hatch": "////", "linewidth": 0.0}
 _LEVELS = 21
 
 
-class _Axis(NamedTuple):
-    name: str
-    label: str
-    at: np.ndarray
-
-
 class _Field(NamedTuple):
-    x: _Axis
-    y: _Axis
+    x: Axis
+    y: Axis
     values: np.ndarray
     label: str
 
 
 def _field(caller: str, source: Plane | Sweep, name: str | None) -> _Field:
-    if isinstance(source, Plane):
-        a = _Axis("a", "a (steps along the first direction)", np.asarray(source.a, float))
-        b = _Axis("b", "b (steps along the second direction)", np.asarray(source.b, float))
-        return _Field(a, b, np.asarray(source.numbers(name), float), name or "loss")
-    if len(source.axes) != 2 or min(source.shape) < 2:
+    if isinstance(source, Sweep) and (len(source.axes) != 2 or min(source.shape) < 2):
         raise ValueError(
             f"{caller}: two axes of at least two points are needed, not {source.shape}; "
             "a sweep over one axis is drawn by line"
         )
-    (x, y), values = _sorted(source, name)
-    return _Field(x, y, values, name or "value")
-
-
-def _sorted(source: Sweep, name: str | None) -> tuple[list[_Axis], np.ndarray]:
-    """The axes of a sweep in rising order, and its values in the same order."""
-    values, axes = np.asarray(source.numbers(name), float), []
-    for dimension, (axis, points) in enumerate(source.axes.items()):
-        drawn = _axis(axis, points)
-        order = np.argsort(drawn.at)
-        values = np.take(values, order, axis=dimension)
-        axes.append(drawn._replace(at=drawn.at[order]))
-    return axes, values
-
-
-def _axis(name: str, points: Any) -> _Axis:
-    """Numbers stand where they are; keys, vectors and pytrees are drawn in their order."""
-    leaves = jax.tree.leaves(points)
-    numeric = jnp.issubdtype(leaves[0].dtype, np.number) or leaves[0].dtype == bool
-    if len(leaves) == 1 and leaves[0].ndim == 1 and numeric:
-        return _Axis(name, name, np.asarray(leaves[0], float))
-    return _Axis(name, f"{name} (number in order)", np.arange(float(len(leaves[0]))))
+    drawn = grid(source, name)
+    x, y = drawn.axes
+    return _Field(x, y, drawn.values, drawn.label)
 
 
 def _axes(**kind: Any) -> "Axes":
@@ -85,17 +52,10 @@ def _figure(size: tuple[float, float]) -> Any:
     return make(figsize=size, layout="constrained")
 
 
-def _scale(values: np.ndarray) -> str:
-    """``"log"`` for positive values over more than two decades."""
-    values = values[np.isfinite(values)]
-    spans = values.size > 0 and values.min() > 0 and values.max() > 100 * values.min()
-    return "log" if spans else "linear"
-
-
 def _levels(values: np.ma.MaskedArray) -> tuple[np.ndarray, dict[str, Any]]:
     """Levels that cover the values, and how `contourf` is to colour them."""
     low, high = float(values.min()), float(values.max())
-    if _scale(values.compressed()) == "log":
+    if scale(values.compressed()) == "log":
         norm = optional("matplotlib.colors", "plot").LogNorm
         return np.geomspace(low, high, _LEVELS), {"norm": norm(low, high)}
     if low == high:  # a flat field has one colour, in the middle of the scale
@@ -105,7 +65,7 @@ def _levels(values: np.ma.MaskedArray) -> tuple[np.ndarray, dict[str, Any]]:
 
 
 def _add_colorbar(ax: "Axes", filled: Any, levels: np.ndarray, field: _Field) -> None:
-    logarithmic = _scale(field.values) == "log"
+    logarithmic = scale(field.values) == "log"
     ticks = {"ticks": levels[::5], "format": "%.2g"} if logarithmic else {}
     bar = ax.figure.colorbar(filled, ax=ax, label=field.label, **ticks)
     bar.ax.minorticks_off()
@@ -120,7 +80,7 @@ def _add_path(ax: "Axes", plane: Plane) -> None:
         _number_path(ax, plane)
     if plane.solutions is not None:
         ax.plot(*plane.solutions.T, "D", markersize=7, label="other solutions", **style)
-    ax.plot(0, 0, "*", color=_ORANGE, markeredgecolor="white", markersize=13, label="params")
+    ax.plot(0, 0, "*", color=ORANGE, markeredgecolor="white", markersize=13, label="params")
     if notes := "\n".join(_notes(plane)):
         # Below the label of the axis, where it hides nothing.
         place: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}
@@ -210,23 +170,7 @@ def _fill(ax: "Axes", field: _Field, levels: np.ndarray, style: dict[str, Any]) 
     values = np.ma.masked_invalid(field.values)
     extend = "max" if values.max() > levels[-1] * (1 + 1e-9 * np.sign(levels[-1])) else "neither"
     filled = ax.contourf(
-        field.x.at, field.y.at, values.T, levels, cmap=_COLORMAP, extend=extend, **style
+        field.x.at, field.y.at, values.T, levels, cmap=COLORMAP, extend=extend, **style
     )
     ax.contour(field.x.at, field.y.at, values.T, levels, colors="white", linewidths=0.3, alpha=0.6)
     return filled
-
-
-def _marks(source: Plane | Sweep) -> list[tuple[str, np.ndarray, list[str]]]:
-    """What stands on a plane: names, places, and what is said of each."""
-    if not isinstance(source, Plane):
-        return []
-    marks = []
-    if source.path is not None and source.off_plane is not None:
-        text = [f"point {i}: {off:.3g} off the plane" for i, off in enumerate(source.off_plane)]
-        marks.append(("training path", np.asarray(source.path), text))
-    if source.solutions is not None:
-        marks += [
-            (f"solution {i}", place[None], [f"solution {i}"])
-            for i, place in enumerate(source.solutions, 2)
-        ]
-    return [*marks, ("params", np.zeros((1, 2)), ["params"])]

@@ -7,12 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jloss._canvas import (
-    _BLUE,
-    _COLORMAP,
     _COLORS,
     _GAP,
-    _GREY,
-    _ORANGE,
     _add_colorbar,
     _add_legend,
     _add_path,
@@ -24,12 +20,11 @@ from jloss._canvas import (
     _fill,
     _hatch_gaps,
     _levels,
-    _marks,
-    _notes,
-    _scale,
-    _sorted,
     _thin_ticks,
 )
+from jloss._grid import BLUE, COLORMAP, GREY, ORANGE, grid, scale
+from jloss._interactive import interactive as interactive
+from jloss._interactive import interactive_contour as interactive_contour
 from jloss._optional import optional
 from jloss.landscape import Plane
 from jloss.sweep import Sweep
@@ -85,8 +80,8 @@ def contour(
     if isinstance(source, Plane):
         _add_path(ax, source)
     _add_legend(ax, gaps=bool(values.mask.any()))
-    ax.set(xlabel=field.x.label, xlim=(x[0], x[-1]), xscale=_scale(x))
-    ax.set(ylabel=field.y.label, ylim=(y[0], y[-1]), yscale=_scale(y))
+    ax.set(xlabel=field.x.label, xlim=(x[0], x[-1]), xscale=scale(x))
+    ax.set(ylabel=field.y.label, ylim=(y[0], y[-1]), yscale=scale(y))
     _thin_ticks(ax.xaxis, ax.yaxis)
     return ax
 
@@ -123,16 +118,16 @@ def surface(source: Plane | Sweep, name: str | None = None, ax: "Axes | None" = 
     x, y = np.meshgrid(field.x.at, field.y.at, indexing="ij")
     missing = ~np.isfinite(field.values)
     label, height = field.label, np.where(missing, np.nan, field.values)
-    if _scale(height[~missing]) == "log":
+    if scale(field.values) == "log":
         label, height = f"{label} (log scale)", np.log10(height)
         axes.zaxis.set_major_formatter(lambda z, _: f"{10**z:.2g}")
     if missing.all():
         axes.set_zlim(0, 1)
     else:
-        style = {"cmap": _COLORMAP, "linewidth": 0, "antialiased": False}
+        style = {"cmap": COLORMAP, "linewidth": 0, "antialiased": False}
         axes.plot_surface(x, y, height, rcount=x.shape[0], ccount=x.shape[1], **style)
     if missing.any():
-        floor, style = axes.get_zlim()[0], {"color": _GREY, "marker": "x", "s": 6}
+        floor, style = axes.get_zlim()[0], {"color": GREY, "marker": "x", "s": 6}
         axes.scatter(x[missing], y[missing], floor, label="not finite", **style)
         axes.legend(loc="upper left", fontsize="small")
     axes.set_xlabel(field.x.name, labelpad=6)
@@ -166,11 +161,11 @@ def line(source: Sweep, name: str | None = None, ax: "Axes | None" = None) -> "A
     """
     if len(source.axes) != 1:
         raise ValueError(f"line: one axis is needed, not {len(source.axes)}")
-    (x,), values = _sorted(source, name)
+    (x,), values, *_ = grid(source, name)
     ax = _axes() if ax is None else ax
-    _draw_line(ax, x.at, values, color=_BLUE)
+    _draw_line(ax, x.at, values, color=BLUE)
     _hatch_gaps(ax, x.at, np.isfinite(values))
-    ax.set(xlabel=x.label, ylabel=name or "value", xscale=_scale(x.at), yscale=_scale(values))
+    ax.set(xlabel=x.label, ylabel=name or "value", xscale=scale(x.at), yscale=scale(values))
     return ax
 
 
@@ -197,7 +192,7 @@ def curves(history: Mapping[str, Any], name: str = "loss", ax: "Axes | None" = N
     >>> [text.get_text() for text in ax.get_legend().get_texts()]
     ['train', 'validation', 'best epoch: 2']
     """
-    parts = {"train": _BLUE, "validation": _ORANGE}
+    parts = {"train": BLUE, "validation": ORANGE}
     found = {part: history[f"{part}_{name}"] for part in parts if f"{part}_{name}" in history}
     if not found:
         names = sorted(key.removeprefix("train_") for key in history if key.startswith("train_"))
@@ -211,12 +206,12 @@ def curves(history: Mapping[str, Any], name: str = "loss", ax: "Axes | None" = N
     if np.isfinite(judged).any():
         best = int(np.nanargmin(np.where(np.isfinite(judged), judged, np.nan)))
         ax.axvline(
-            epochs[best], color=_GREY, linestyle="--", linewidth=1, label=f"best epoch: {best + 1}"
+            epochs[best], color=GREY, linestyle="--", linewidth=1, label=f"best epoch: {best + 1}"
         )
         ax.plot(epochs[best], found["validation"][best], "o", color=parts["validation"])
     values = np.concatenate(list(found.values()))
     _hatch_gaps(ax, epochs, np.all([np.isfinite(v) for v in found.values()], axis=0))
-    ax.set(xlabel="epoch", ylabel=name, yscale=_scale(values))
+    ax.set(xlabel="epoch", ylabel=name, yscale=scale(values))
     ax.xaxis.set_major_locator(optional("matplotlib.ticker", "plot").MaxNLocator(integer=True))
     ax.legend()
     return ax
@@ -254,12 +249,12 @@ def spectrum(
     size, value = np.asarray(found.errors.total), np.asarray(found.value)
     floor = max(1e-7 * value.max(), 1e-2 / (source.size * width * np.sqrt(2 * np.pi)))
     ax = _axes() if ax is None else ax
-    style = {"color": _BLUE, "linewidth": 0.0}
+    style = {"color": BLUE, "linewidth": 0.0}
     below, above = np.maximum(value - size, floor), np.maximum(value + size, floor)
     ax.fill_between(x, below, above, alpha=0.25, label="95% band of all errors", **style)
-    ax.plot(x, np.where(value > floor, value, np.nan), color=_BLUE, label="density")
+    ax.plot(x, np.where(value > floor, value, np.nan), color=BLUE, label="density")
     if low < 0 < high:
-        ax.axvline(0.0, color=_GREY, linestyle="--", linewidth=1)
+        ax.axvline(0.0, color=GREY, linestyle="--", linewidth=1)
     ax.set(xlabel="eigenvalue", ylabel=f"density (smoothed by {width:.2g})")
     ax.set(yscale="log", ylim=(floor, 2 * above.max()), xlim=(x[0], x[-1]))
     _thin_ticks(ax.xaxis)
@@ -332,20 +327,20 @@ def band(source: "Bands", ax: "Axes | None" = None) -> "Axes":
     ax = _axes() if ax is None else ax
     for number, draw in enumerate(source.draws):
         label = None if number else f"{len(source.draws)} draws"
-        ax.plot(a, draw, color=_GREY, linewidth=0.5, alpha=0.5, label=label)
+        ax.plot(a, draw, color=GREY, linewidth=0.5, alpha=0.5, label=label)
     ax.fill_between(
         a,
         mean - half,
         mean + half,
-        color=_BLUE,
+        color=BLUE,
         alpha=0.3,
         linewidth=0,
         label="95% band of the mean",
     )
-    ax.plot(a, mean, color=_BLUE, label="mean")
+    ax.plot(a, mean, color=BLUE, label="mean")
     if len(source.draws) >= 4:
         bump = source.bump()
-        ax.axvline(bump.at, color=_ORANGE, linestyle=":", linewidth=1)
+        ax.axvline(bump.at, color=ORANGE, linestyle=":", linewidth=1)
         verdict = "real" if bump.real else "may be chance"
         size = f"{bump.height:.2g} ± {bump.half_width:.2g}"
         ax.set_title(f"bump of {size} at {name} = {bump.at:.2g}: {verdict}", fontsize="medium")
@@ -407,7 +402,7 @@ def multiples(source: Sweep, name: str | None = None) -> Any:
     """
     if len(source.axes) not in (3, 4):
         raise ValueError(f"multiples: three or four axes are needed, not {len(source.axes)}")
-    (x, y, *further), values = _sorted(source, name)
+    (x, y, *further), values, *_ = grid(source, name)
     most = 9 if len(further) == 1 else 4
     kept = [np.unique(np.linspace(0, len(f.at) - 1, most).astype(int)) for f in further]
     places = list(itertools.product(*kept))
@@ -436,69 +431,3 @@ def multiples(source: Sweep, name: str | None = None) -> Any:
         ax.set_ylabel(y.label)
     axes[0, 0].figure.colorbar(picture, ax=axes, label=name or "value")
     return axes
-
-
-def interactive(
-    source: Plane | Sweep, name: str | None = None, kind: str = "surface", clip: float | None = None
-) -> Any:
-    """Values over two coordinates, to be turned and read with the mouse (needs plotly).
-
-    Heights and colours are logarithmic where `contour` makes them so. A plane shows its centre and
-    the training path, in a surface on the floor, with the distance of each point from the plane.
-
-    Args:
-      source: a plane, or a sweep over two axes.
-      name: which of the values, where there are several.
-      kind: ``"surface"`` or ``"contour"``.
-      clip: a height above which all is drawn alike.
-
-    Returns:
-      A plotly Figure; ``.write_html(path)`` saves it as a page.
-
-    Raises:
-      ValueError: there is no such kind, or as for `contour`.
-      ImportError: plotly is missing.
-
-    >>> x, y = jnp.linspace(-1, 1, 9), jnp.linspace(0, 1, 5)
-    >>> jloss.plot.interactive(jloss.sweep(lambda x, y: x**2 + y, x=x, y=y)).data[0].type
-    'surface'
-    """
-    if kind not in ("surface", "contour"):
-        raise ValueError(f"interactive: kind must be surface or contour, not {kind!r}")
-    graph = optional("plotly.graph_objects", "plot")
-    field = _field("interactive", source, name)
-    values = np.where(np.isfinite(field.values), field.values, np.nan)
-    height = values if clip is None else np.minimum(values, clip)
-    bar: dict[str, Any] = {"title": {"text": field.label}}
-    if logarithmic := _scale(height) == "log":
-        height = np.log10(height)
-        ticks = np.linspace(np.nanmin(height), np.nanmax(height), 6)
-        bar |= {"tickvals": ticks, "ticktext": [f"{10**tick:.2g}" for tick in ticks]}
-    hover = (
-        f"{field.x.name} %{{x:.3g}}, {field.y.name} %{{y:.3g}}<br>{field.label} %{{customdata:.4g}}"
-    )
-    shared: dict[str, Any] = {"x": field.x.at, "y": field.y.at, "z": height.T}
-    shared |= {"customdata": values.T, "hovertemplate": hover + "<extra></extra>"}
-    shared |= {"colorscale": "Viridis", "colorbar": bar}
-    deep = kind == "surface"
-    figure = graph.Figure(
-        graph.Surface(**shared) if deep else graph.Contour(**shared, ncontours=20)
-    )
-    mark, line = (graph.Scatter3d, "black") if deep else (graph.Scatter, "white")
-    for label, places, text in _marks(source):
-        at = dict(zip("xy", np.transpose(places), strict=True))
-        at |= {"z": np.full(len(places), np.nanmin(height))} if deep else {}
-        style = {"color": line, "size": 6, "line": {"color": "black", "width": 1}}
-        style |= {} if label == "training path" else {"color": _ORANGE, "size": 9}
-        shown = {"name": label, "text": text, "hoverinfo": "text", "mode": "lines+markers"}
-        figure.add_trace(mark(**at, **shown, marker=style, line={"color": line, "width": 3}))
-    names = [axis.name if deep else axis.label for axis in (field.x, field.y)]
-    titles = {f"{x}axis": {"title": {"text": n}} for x, n in zip("xy", names, strict=True)}
-    if deep:
-        up = {"title": {"text": f"{field.label} (log scale)" if logarithmic else field.label}}
-        up |= {key: bar[key] for key in ("tickvals", "ticktext") if key in bar}
-        titles = {"scene": {**titles, "zaxis": up}}
-    notes = "<br>".join(_notes(source)) if isinstance(source, Plane) else ""
-    top = {"text": notes, "font": {"size": 12}}
-    legend = {"orientation": "h", "y": 1.0, "yanchor": "bottom"}
-    return figure.update_layout(**titles, title=top, legend=legend)

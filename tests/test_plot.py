@@ -347,22 +347,17 @@ def test_multiples_share_levels_and_stand_where_they_belong():
         jloss.plot.multiples(GRID)
 
 
-@pytest.mark.parametrize("kind", ["surface", "contour"])
-def test_an_interactive_picture_has_each_value_at_its_place(kind, bowl):
-    figure = jloss.plot.interactive(GRID, kind=kind)
-    drawn = figure.data[0]
-    assert (drawn.type, np.shape(drawn.z)) == (kind, (5, 9))
+def test_an_interactive_contour_has_each_value_at_its_place(bowl):
+    (drawn,) = jloss.plot.interactive_contour(GRID).data
     x, y = np.asarray(drawn.x), np.asarray(drawn.y)
     np.testing.assert_allclose(drawn.z, x[None] ** 2 + y[:, None], rtol=1e-5)
-    clipped = jloss.plot.interactive(GRID, kind=kind, clip=0.5).data[0]
-    assert np.max(clipped.z) == 0.5 and np.max(clipped.customdata) > 2
-    figure = jloss.plot.interactive(bowl, kind=kind)
+    assert drawn.text[4][0] == "3"
+    (clipped,) = jloss.plot.interactive_contour(GRID, clip=0.5).data
+    assert np.max(clipped.z) == 0.5 and clipped.text[4][0] == "3"
+    figure = jloss.plot.interactive_contour(bowl)
     (path,) = [trace for trace in figure.data if trace.name == "training path"]
     np.testing.assert_allclose(np.stack([path.x, path.y], 1), bowl.path)
     assert path.text[0].startswith("point 0: ")
     assert "is not the loss on it" in figure.layout.title.text
-
-
-def test_an_interactive_picture_of_another_kind_is_refused():
-    with pytest.raises(ValueError, match="kind must be surface or contour, not 'line'"):
-        jloss.plot.interactive(GRID, kind="line")
+    with pytest.raises(ValueError, match="two axes are needed, not 1"):
+        jloss.plot.interactive_contour(sweep(lambda x: x, x=X))
