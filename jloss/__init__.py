@@ -131,9 +131,10 @@ from jloss.sweep import (
 )
 
 if TYPE_CHECKING:
-    from jloss import curvature, landscape, optimizers, plot
+    from jloss import balance, curvature, landscape, optimizers, plot
     from jloss._export import export
-    from jloss.train import fit
+    from jloss.history import csv_log, json_log, overfitting, tensorboard_log
+    from jloss.train import NotFiniteError, fit
     from jloss.update import State, init, step
 
 __version__ = "0.1.0"
@@ -145,6 +146,7 @@ __all__ = [
     "Average",
     "Card",
     "Domain",
+    "NotFiniteError",
     "State",
     "Statistic",
     "Sweep",
@@ -158,6 +160,7 @@ __all__ = [
     "approx_ndcg_loss",
     "approx_t12n",
     "average",
+    "balance",
     "binary_cross_entropy",
     "binary_dice_loss",
     "bound_t12n",
@@ -171,6 +174,7 @@ __all__ = [
     "cosine_distance",
     "cosine_embedding_loss",
     "cosine_similarity",
+    "csv_log",
     "ctc_loss",
     "ctc_loss_with_forward_probs",
     "curvature",
@@ -188,6 +192,7 @@ __all__ = [
     "hinge_loss",
     "huber_loss",
     "init",
+    "json_log",
     "kl_divergence",
     "kl_divergence_with_log_targets",
     "l2_loss",
@@ -211,6 +216,7 @@ __all__ = [
     "objective",
     "one_device_per_core",
     "optimizers",
+    "overfitting",
     "perceptron_loss",
     "plot",
     "pointwise_mse_loss",
@@ -237,6 +243,7 @@ __all__ = [
     "squared_log_error",
     "step",
     "sweep",
+    "tensorboard_log",
     "term_gradients",
     "triplet_margin_loss",
     "triplet_margin_with_distance_loss",
@@ -245,12 +252,17 @@ __all__ = [
 ]
 
 # Rooms that many programs never enter open when they are first asked for.
-_LATER = {room: room for room in ("curvature", "landscape", "optimizers", "plot")} | {
+_LATER = {room: room for room in ("balance", "curvature", "landscape", "optimizers", "plot")} | {
+    "NotFiniteError": "train",
     "State": "update",
+    "csv_log": "history",
     "export": "_export",
     "fit": "train",
     "init": "update",
+    "json_log": "history",
+    "overfitting": "history",
     "step": "update",
+    "tensorboard_log": "history",
 }
 
 
