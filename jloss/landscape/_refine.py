@@ -112,10 +112,11 @@ def refine(
                 values = np.take(np.concatenate([values, more], axis), order, axis)
     low, high = np.transpose(ranges)
     places = np.random.default_rng(seed).uniform(low, high, (aside, 2))
-    surface = Refined(*axes, values, InterpolationError(0.0, 0.0, aside), budget - left)
+    a, b = axes
+    surface = Refined(a, b, values, InterpolationError(0.0, 0.0, aside), budget - left)
     off = abs(surface.spline(*places.T, grid=False) - _finite(function(places), places))
     error = InterpolationError(float(off.max()), float(np.sqrt(np.mean(off**2))), aside)
-    return Refined(*axes, values, error, budget - left)
+    return Refined(a, b, values, error, budget - left)
 
 
 def _on_grid(function: Callable, a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -70,7 +70,7 @@ def plane_hessian(objective: Objective, directions: Sequence[Any]) -> Objective:
     def bent(params: Any, batch: Any, model_state: Any = None) -> Average:
         def value(at: Array) -> tuple[Array, Any]:
             found, _ = call(
-                objective, moved(params, directions, at), batch, model_state=model_state
+                objective, moved(params, directions, [*at]), batch, model_state=model_state
             )
             return found.value, found
 
