@@ -47,6 +47,11 @@ from jloss.losses.embedding import (
     triplet_margin_loss,
     triplet_margin_with_distance_loss,
 )
+from jloss.losses.lambdaweight import (
+    dcg2_lambdaweight,
+    dcg_lambdaweight,
+    labeldiff_lambdaweight,
+)
 from jloss.losses.linear import (
     AdaptiveSoftmax,
     adaptive_log_softmax,
@@ -65,6 +70,15 @@ from jloss.losses.margin import (
     soft_margin_loss,
     squared_hinge_loss,
 )
+from jloss.losses.pairwise import (
+    margin_ranking_loss,
+    pairwise_hinge_loss,
+    pairwise_logistic_loss,
+    pairwise_mse_loss,
+    pairwise_qr_loss,
+    pairwise_soft_zero_one_loss,
+    pairwise_squared_hinge_loss,
+)
 from jloss.losses.probabilistic import (
     binary_cross_entropy,
     categorical_cross_entropy,
@@ -75,20 +89,19 @@ from jloss.losses.probabilistic import (
     poisson_nll_with_rates,
 )
 from jloss.losses.ranking import (
-    approx_ndcg_loss,
-    approx_t12n,
-    bound_t12n,
-    dcg2_lambdaweight,
-    dcg_lambdaweight,
-    gumbel_t12n,
-    labeldiff_lambdaweight,
     listmle_loss,
     pointwise_mse_loss,
     pointwise_sigmoid_loss,
     poly1_softmax_ranking_loss,
     ranking_softmax_loss,
-    segment_t12n,
     unique_softmax_loss,
+)
+from jloss.losses.ranking_metric import (
+    approx_ndcg_loss,
+    approx_t12n,
+    bound_t12n,
+    gumbel_t12n,
+    segment_t12n,
 )
 from jloss.losses.regression import (
     absolute_error,
@@ -190,6 +203,7 @@ __all__ = [
     "listmle_loss",
     "log_cosh",
     "make_fenchel_young_loss",
+    "margin_ranking_loss",
     "mean",
     "mean_absolute_percentage_error",
     "multi_margin_loss",
@@ -203,6 +217,12 @@ __all__ = [
     "ntxent",
     "objective",
     "one_device_per_core",
+    "pairwise_hinge_loss",
+    "pairwise_logistic_loss",
+    "pairwise_mse_loss",
+    "pairwise_qr_loss",
+    "pairwise_soft_zero_one_loss",
+    "pairwise_squared_hinge_loss",
     "perceptron_loss",
     "plot",
     "pointwise_mse_loss",
