@@ -19,19 +19,18 @@ from jloss.card import (
 from jloss.check import (
     check,
 )
-from jloss.losses.classification import (
-    make_fenchel_young_loss,
-    multiclass_sparsemax_loss,
+from jloss.losses.binary import (
     multilabel_soft_margin_loss,
-    poly_loss_cross_entropy,
-    safe_softmax_cross_entropy,
     sigmoid_binary_cross_entropy,
     sigmoid_focal_loss,
+)
+from jloss.losses.classification import (
+    poly_loss_cross_entropy,
+    safe_softmax_cross_entropy,
     smooth_labels,
     softmax_cross_entropy,
     softmax_cross_entropy_with_integer_labels,
     softmax_focal_loss,
-    sparsemax_loss,
 )
 from jloss.losses.divergence import (
     convex_kl_divergence,
@@ -126,6 +125,11 @@ from jloss.losses.segmentation import (
 from jloss.losses.sequence import (
     ctc_loss,
     ctc_loss_with_forward_probs,
+)
+from jloss.losses.sparsemax import (
+    make_fenchel_young_loss,
+    multiclass_sparsemax_loss,
+    sparsemax_loss,
 )
 from jloss.metrics import (
     accuracy,

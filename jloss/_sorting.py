@@ -194,9 +194,8 @@ class _Round(NamedTuple):
     """Groups of items; each has its items in order of scores."""
 
     item: Array  # the item at each place, and of each item:
-    place: Array
-    start: Array  # of its group
-    end: Array
+    start: Array  # where its group begins
+    end: Array  # and ends
     first: Array  # the first place of its group whose score is within the margin
     sums: tuple[Array, ...]  # what it found so far
 
@@ -220,7 +219,7 @@ def _sums(
     first = _first_within(margin, scores, pairs)
     places = jnp.arange(len(scores), dtype=jnp.int32)
     sums = (jnp.zeros_like(scores),) * (degree + 1)
-    groups = _Round(places, places, pairs.start, pairs.end, first, sums)
+    groups = _Round(places, pairs.start, pairs.end, first, sums)
     sums = jax.lax.fori_loop(0, pairs.rounds, one_round, groups).sums
     return tuple(jnp.zeros_like(x).at[pairs.items].set(x, unique_indices=True) for x in sums)
 
@@ -290,20 +289,22 @@ def _suffix_sums(values: Array, end: Array) -> Array:
 
 def _divide(upper: Array, groups: _Round) -> _Round:
     """Each group in two, the lower half first, in the same order."""
-    counts = jnp.cumsum(~upper[groups.item], dtype=jnp.int32)
+    item, start, end, first, _ = groups
+    counts = jnp.cumsum(~upper[item], dtype=jnp.int32)
     counts = jnp.concatenate([jnp.zeros(1, jnp.int32), counts])
-    before = counts[groups.start]
-    middle = groups.start + counts[groups.end] - before
+    before = counts[start]
+    middle = start + counts[end] - before
 
     def moved(place: Array) -> Array:
+        """Where an item of a half would be that is now at a place."""
         lower = counts[place] - before
-        return jnp.where(upper, middle + (place - groups.start) - lower, groups.start + lower)
+        return jnp.where(upper, middle + (place - start) - lower, start + lower)
 
-    place = moved(groups.place)
+    places = jnp.arange(len(item), dtype=jnp.int32)
+    place = moved(jnp.zeros_like(item).at[item].set(places, unique_indices=True))
     return groups._replace(
-        item=jnp.zeros_like(place).at[place].set(jnp.arange(len(place), dtype=jnp.int32)),
-        place=place,
-        first=moved(groups.first),
-        start=jnp.where(upper, middle, groups.start),
-        end=jnp.where(upper, groups.end, middle),
+        item=jnp.zeros_like(item).at[place].set(places, unique_indices=True),
+        first=moved(first),
+        start=jnp.where(upper, middle, start),
+        end=jnp.where(upper, end, middle),
     )

@@ -9,7 +9,7 @@ from jloss._sorting import order, pair_sums, pairs_of
 
 RNG = np.random.default_rng(0)
 SIZE = 24
-SCORES = np.round(2 * RNG.normal(size=SIZE), 1)  # with ties, and leads of exactly 1
+SCORES = np.round(8 * RNG.normal(size=SIZE)) / 4  # with ties, and leads of exactly 1
 WEIGHTS = RNG.normal(size=SIZE)
 HOME = RNG.integers(0, 3, SIZE).astype(np.int32)
 GRADES = RNG.integers(0, 5, SIZE).astype(float)
@@ -17,7 +17,7 @@ GRADES = RNG.integers(0, 5, SIZE).astype(float)
 
 def by_pairs(degree, margin, scores, weights, labels, home):
     over = scores[None, :] - scores[:, None] + margin
-    counts = (labels[None, :] < labels[:, None]) & (home[:, None] == home) & (over > 1e-9)
+    counts = (labels[None, :] < labels[:, None]) & (home[:, None] == home) & (over > 0)
     return (weights[:, None] * jnp.where(counts, jnp.where(counts, over, 1.0) ** degree, 0.0)).sum()
 
 

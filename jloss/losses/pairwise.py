@@ -2,7 +2,8 @@ r"""Pair-wise ranking losses: the more relevant of any two items of a list shoul
 
 Where a loss is a sum over pairs of powers of differences it is computed from sorted scores, in
 O(n log n) time and O(n) memory for n items; else block by block, in O(n) memory as well. Other
-reductions than a mean or a sum, and lambda weights, need all pairs at once, in O(n^2) memory.
+reductions than a mean or a sum, and lambda weights, need all pairs at once, in O(n^2) memory. So
+are short lists taken, for that is faster.
 """
 
 from collections.abc import Callable
@@ -42,6 +43,7 @@ from jloss.losses._lists import (
 LambdaWeight = Callable[..., Array] | None
 _Pair = Callable[[Array, Array], Array]  # of a difference and what rounding lost of it
 _BLOCK = 128, 1024
+_FEW = 2**16  # so many pairs are taken at once, for that is faster
 
 # All pairs of a list -----------------------------------------------------------------------------
 
@@ -106,7 +108,8 @@ def _reduced(
     ``pair`` has the difference of ``values``, the scores unless given, of the second item to the
     first. Only pairs count of which the first has the larger label, but for those not ``ordered``.
     """
-    if lambdaweight_fn is None and reduce_fn in (jnp.mean, jnp.sum, _of_each_row):
+    few = given.scores.size * given.scores.shape[-1] <= _FEW
+    if not few and lambdaweight_fn is None and reduce_fn in (jnp.mean, jnp.sum, _of_each_row):
         total, count = sums()
         total *= 1.0 + given.spoilt
         if reduce_fn is _of_each_row:
@@ -121,7 +124,8 @@ def _reduced(
     if lambdaweight_fn is not None:
         factors = lambdaweight_fn(scores, labels, where=where, segments=segments, weights=weights)
         losses *= factors.reshape(losses.shape)
-    flat = *scores.shape[:-1], -1
+    *rows, size = scores.shape
+    flat = *rows, size * size
     return _reduce(losses.reshape(flat), counted.reshape(flat), reduce_fn)
 
 
@@ -381,7 +385,7 @@ def pairwise_qr_loss(
 
 
 @card(
-    **_RANKING | dict(targets=REAL),
+    **_RANKING,
     exact=lambda m, scores, labels: m.fsum(
         ((y - z) - (s - t)) ** 2
         for s, y in zip(scores, labels, strict=True)
@@ -389,8 +393,8 @@ def pairwise_qr_loss(
     ),
     source="Kuo, Cheng & Wang (2009), Learning to rank from Bayesian decision inference, CIKM",
     also=dict(rax="pairwise_mse_loss"),
-    ulp=8,
-    scale=4.0,
+    ulp=4,
+    scale=lambda inputs: 1 + inputs**2,
     minimum=0.0,
     minimizer=lambda targets: targets,
     convex=True,
@@ -488,8 +492,6 @@ def _block_sums(given: _Given, pair: _Pair) -> Callable[[], tuple[Array, Array]]
         flat = [x.reshape(-1, shape[-1]) for x in rows]
         if len(flat[0]) == 1:
             total = row_sum(*(x[0] for x in flat))
-        elif shape[-1] <= _BLOCK[0]:
-            total = jax.vmap(row_sum)(*flat)
         else:  # one after another, for `jax.vmap` would evaluate all blocks
             total = jax.lax.map(lambda row: row_sum(*row), flat)
         _, others = pairs_of(given.scores.ravel(), given.labels.ravel(), given.home)

@@ -30,7 +30,7 @@ from jloss.losses._lists import (
     _places,
     _reduce,
 )
-from jloss.losses.classification import sigmoid_binary_cross_entropy
+from jloss.losses.binary import sigmoid_binary_cross_entropy
 from jloss.losses.regression import squared_error
 
 _FACTOR = Domain(

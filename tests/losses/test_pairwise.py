@@ -9,6 +9,7 @@ import pytest
 from peers import assert_same, ours, torchs
 
 import jloss
+from jloss.losses import pairwise
 
 RNG = np.random.default_rng(0)
 SHAPE = (3, 9)
@@ -41,6 +42,18 @@ def both(loss):
 def assert_equal(got, wanted):
     for mine, theirs in zip(got, wanted, strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("name", OF_RAX)
+def test_a_long_list_and_its_gradients_are_those_of_rax(name, monkeypatch):
+    rax = pytest.importorskip("rax")
+    monkeypatch.setattr(pairwise, "_FEW", 0)
+
+    def some(loss, scores, labels):
+        options = {key: jnp.asarray(x) for key, x in OPTIONS.items()}
+        return jnp.stack([loss(scores, labels), loss(scores, labels, **options, reduce_fn=jnp.sum)])
+
+    assert_equal(*(both(partial(some, getattr(module, name))) for module in (jloss, rax)))
 
 
 @pytest.mark.parametrize("name", OF_RAX)
