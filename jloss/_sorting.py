@@ -40,29 +40,38 @@ class Pairs(NamedTuple):
         return pairs._replace(rank=(1 << self.rounds) - 1 - pairs.rank)
 
 
-def pairs_of(scores: Array, labels: Array, home: Array | None) -> tuple[Pairs, Array]:
-    """The pairs of a list with different labels, and for each item with how many it makes one.
+class Levels(NamedTuple):
+    """Items by list and label, and what is to be said of each in that order."""
 
-    ``home`` is a number of the item's list, from 0 to n; None where all n items are one list.
-    """
-    scores, labels = jax.lax.stop_gradient((scores, labels))
-    size, places = len(scores), jnp.arange(len(scores), dtype=jnp.int32)
-    if not size:
-        return Pairs(places, places, places, places, jnp.zeros((), jnp.int32)), places
-    home = None if home is None else home.astype(jnp.int32)
-    by_label, by_score = order(labels, home), order(scores, home)
+    items: Array
+    start: Array  # where its list begins
+    end: Array  # and ends
+    others: Array  # how many of its list have another label
+    rank: Array  # how many different labels of its list are smaller
+
+
+def levels_of(labels: Array, home: Array | None) -> Levels:
+    """The levels of labels; ``home`` is a number of the item's list, None where all are in one."""
+    labels = jax.lax.stop_gradient(labels)
+    size, places = len(labels), jnp.arange(len(labels), dtype=jnp.int32)
+    items = order(labels, home)
     if home is None:
         start, end, begins = jnp.zeros_like(places), jnp.full_like(places, size), places == 0
     else:
-        begins = _differ(home[by_label])
+        begins = _differ(home[items])
         start, end = jax.lax.cummax(jnp.where(begins, places, 0)), _next(begins, places)
-    level = begins | _differ(labels[by_label])
-    number = jnp.cumsum(level, dtype=jnp.int32)
-    rank = jnp.zeros_like(places).at[by_label].set(number - number[start], unique_indices=True)
+    level = begins | _differ(labels[items])
     alike = _next(level, places) - jax.lax.cummax(jnp.where(level, places, 0))
-    others = jnp.zeros_like(places).at[by_label].set(end - start - alike, unique_indices=True)
+    number = jnp.cumsum(level, dtype=jnp.int32)
+    return Levels(items, start, end, (end - start) - alike, number - number[start])
+
+
+def pairs_of(scores: Array, home: Array | None, levels: Levels) -> Pairs:
+    """The pairs of a list with different labels."""
+    items = order(jax.lax.stop_gradient(scores), home)
+    rank = jnp.zeros_like(items).at[levels.items].set(levels.rank, unique_indices=True)
     rounds = 32 - jax.lax.clz(rank.max())
-    return Pairs(by_score, rank[by_score], start, end, rounds), others
+    return Pairs(items, rank[items], levels.start, levels.end, rounds)
 
 
 def order(values: Array, home: Array | None = None) -> Array:
@@ -167,27 +176,18 @@ def _expanded(degree: int, margin: float, scores: Array, values: Array, pairs: P
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def pair_sums(degree: int, margin: float, scores: Array, weights: Array, pairs: Pairs) -> Array:
-    r"""The sums :math:`\sum_i w_i \sum_j h_j^k` along the last axis, with h as in `moments`."""
-    return _pair_sums(degree, margin, scores, weights, pairs)[0]
+def pair_sum(degree: int, margin: float, scores: Array, weights: Array, pairs: Pairs) -> Array:
+    r"""The scalar :math:`\sum_i w_i \sum_j h_j^k` for k of 1 or 2, with h as in `moments`."""
+    return (weights * moments(degree, margin, scores, jnp.ones_like(scores), pairs)[-1]).sum()
 
 
-def _pair_sums(
-    degree: int, margin: float, scores: Array, weights: Array, pairs: Pairs
-) -> tuple[Array, ...]:
-    """And the last two moments that they come from."""
-    found = moments(degree, margin, scores.ravel(), jnp.ones(scores.size, scores.dtype), pairs)
-    *_, before, last = (x.reshape(scores.shape) for x in found)
-    return (weights * last).sum(-1), before, last
-
-
-@partial(pair_sums.defjvp, symbolic_zeros=True)
-def _pair_sums_jvp(degree, margin, primals, tangents):
+@partial(pair_sum.defjvp, symbolic_zeros=True)
+def _pair_sum_jvp(degree, margin, primals, tangents):
     scores, weights, pairs = primals
-    value, before, last = _pair_sums(degree, margin, *primals)
-    second = moments(degree - 1, margin, -scores.ravel(), weights.ravel(), pairs.swapped())[-1]
-    slope = degree * (second.reshape(scores.shape) - weights * before)
-    return chain(value, (slope, tangents[0]), (last, tangents[1]), axis=-1)
+    *_, before, last = moments(degree, margin, scores, jnp.ones_like(scores), pairs)
+    second = moments(degree - 1, margin, -scores, weights, pairs.swapped())[-1]
+    slope = degree * (second - weights * before)
+    return chain((weights * last).sum(), (slope, tangents[0]), (last, tangents[1]), axis=-1)
 
 
 class _Round(NamedTuple):

@@ -27,7 +27,7 @@ from jloss._safe import (
     softplus,
     two_difference,
 )
-from jloss._sorting import order, pair_sums, pairs_of
+from jloss._sorting import Levels, levels_of, pair_sum, pairs_of
 from jloss.card import NONNEGATIVE, REAL, SIGN, UNIT, card
 from jloss.losses._lists import (
     LABEL,
@@ -42,7 +42,7 @@ from jloss.losses._lists import (
 
 LambdaWeight = Callable[..., Array] | None
 _Pair = Callable[[Array, Array], Array]  # of a difference and what rounding lost of it
-_BLOCK = 128, 1024
+_BLOCK = 128, 256
 _FEW = 2**16  # so many pairs are taken at once, for that is faster
 
 # All pairs of a list -----------------------------------------------------------------------------
@@ -61,16 +61,14 @@ class _Given(NamedTuple):
     @property
     def home(self) -> Array | None:
         """A number of each item's list among those of all rows, None where there is but one."""
-        *rows, size = self.scores.shape
-        keys = _lists(self.where, self.segments).keys(self.scores.shape)
+        size, shape = self.scores.shape[-1], self.scores.shape
+        keys = _lists(self.where, self.segments).keys(shape)
         if not keys and self.scores.size == size:
             return None
-        first = size * jnp.arange(max(self.scores.size // max(size, 1), 1), dtype=jnp.int32)
-        first = first[: self.scores.size // max(size, 1)].reshape(*rows, 1)
-        if not keys:
-            return jnp.broadcast_to(first, self.scores.shape).ravel()
-        shown = keys[0] < size
-        return jnp.where(shown, first + keys[0], self.scores.size).ravel()
+        first = jnp.arange(self.scores.size, dtype=jnp.int32).reshape(shape)[..., :1]
+        home = first + keys[0] if keys else jnp.broadcast_to(first, shape)
+        shown = keys[0] < size if keys else True
+        return jnp.where(shown, home, self.scores.size).ravel()
 
 
 def _given(
@@ -89,7 +87,7 @@ def _given(
 
 
 def _of_each_row(values: Array, where: Array) -> Array:
-    """A reduction, as `jnp.mean` and `jnp.sum` are."""
+    """A reduction for the cards' forms."""
     return values.sum(-1, where=where)
 
 
@@ -103,18 +101,16 @@ def _reduced(
     values: Array | None = None,
     ordered: bool = True,
 ) -> Array:
-    """The loss by the sums of each row and the number of pairs, or by all pairs where it has to be.
+    """The loss by a sum over pairs and their number, or from all pairs where it has to be.
 
     ``pair`` has the difference of ``values``, the scores unless given, of the second item to the
     first. Only pairs count of which the first has the larger label, but for those not ``ordered``.
     """
     few = given.scores.size * given.scores.shape[-1] <= _FEW
-    if not few and lambdaweight_fn is None and reduce_fn in (jnp.mean, jnp.sum, _of_each_row):
+    if not few and lambdaweight_fn is None and reduce_fn in (jnp.mean, jnp.sum):
         total, count = sums()
-        total *= 1.0 + given.spoilt
-        if reduce_fn is _of_each_row:
-            return total
-        return total.sum() if reduce_fn is jnp.sum else total.sum() / jnp.maximum(count, 1.0)
+        total *= 1.0 + given.spoilt.sum()
+        return total if reduce_fn is jnp.sum else total / jnp.maximum(count, 1.0)
     scores, labels, where, segments, weights, spoilt = given
     counted = _beside(scores, where, segments)
     if ordered:
@@ -129,21 +125,23 @@ def _reduced(
     return _reduce(losses.reshape(flat), counted.reshape(flat), reduce_fn)
 
 
-def _half(others: Array, like: Array) -> Array:
-    """The number of pairs, each of which two items have."""
-    return others.astype(like.dtype).sum() / 2.0
-
-
 # Of powers of differences ------------------------------------------------------------------------
 
 
 def _sorted_sums(given: _Given, degree: int, margin: float) -> Callable[[], tuple[Array, Array]]:
     def sums() -> tuple[Array, Array]:
-        scores = given.scores
-        pairs, others = pairs_of(scores.ravel(), given.labels.ravel(), given.home)
-        return pair_sums(degree, margin, scores, given.weights, pairs), _half(others, scores)
+        home, scores = given.home, given.scores.ravel()
+        levels = levels_of(given.labels.ravel(), home)
+        pairs = pairs_of(scores, home, levels)
+        total = pair_sum(degree, margin, scores, given.weights.ravel(), pairs)
+        return total, _number(levels, given)
 
     return sums
+
+
+def _number(levels: Levels, given: _Given) -> Array:
+    """Of pairs with different labels, each of which is one for two items."""
+    return levels.others.astype(given.scores.dtype).sum() / 2.0
 
 
 def _on_each_list(loss):
@@ -315,7 +313,7 @@ def _qr_form(loss):
     minimum=0.0,
     minimizer=lambda targets: targets,
     convex=True,
-    invariant=("translation", "permutation"),
+    invariant=("permutation",),
 )
 def pairwise_qr_loss(
     scores: ArrayLike,
@@ -345,7 +343,7 @@ def pairwise_qr_loss(
       reduce_fn: how the pairs' values are reduced, called as ``reduce_fn(values, where=...)``. The
         mean of no pair is 0. None returns all pairs.
       tau: the level: the share of pairs whose lead in score is to stay below that in relevance.
-        From 0 to 1, NaN otherwise; a scalar.
+        From 0 to 1, NaN otherwise; it broadcasts to one value a row.
       squared: whether both maxima are squared, which makes it `pairwise_mse_loss` but for pairs
         with one label, and a factor.
 
@@ -364,22 +362,25 @@ def pairwise_qr_loss(
     """
     loss = "pairwise_qr_loss"
     given = _given(loss, scores, labels, where, segments, weights)
-    tau = hyper(loss, jnp.zeros((), given.scores.dtype), tau=tau)
+    tau = hyper(loss, given.scores, rows=True, tau=tau)
     tau += nan_unless(loss, (tau >= 0) & (tau <= 1), "in [0, 1]", tau=tau)
+    tau = jnp.broadcast_to(tau, given.scores.shape[:-1])[..., None]
     residual = keep(given.where, given.labels - given.scores)
     degree = 1 + squared
 
     def sums() -> tuple[Array, Array]:
-        pairs, others = pairs_of(residual.ravel(), given.labels.ravel(), given.home)
-        above = pair_sums(degree, 0.0, residual, given.weights, pairs)
-        below = pair_sums(degree, 0.0, -residual, given.weights, pairs.reversed())
-        return tau * below + (1.0 - tau) * above, _half(others, residual)
+        home, flat = given.home, residual.ravel()
+        levels = levels_of(given.labels.ravel(), home)
+        pairs = pairs_of(flat, home, levels)
+        below, above = (x.ravel() for x in (given.weights * tau, given.weights * (1.0 - tau)))
+        total = pair_sum(degree, 0.0, -flat, below, pairs.reversed())
+        return total + pair_sum(degree, 0.0, flat, above, pairs), _number(levels, given)
 
     def pair(difference: Array, lost: Array) -> Array:
         above, below = (
             ramp(x + y) ** degree for x, y in ((difference, lost), (-difference, -lost))
         )
-        return tau * below + (1.0 - tau) * above
+        return tau[..., None] * below + (1.0 - tau[..., None]) * above
 
     return _reduced(given, sums, pair, lambdaweight_fn, reduce_fn, values=residual)
 
@@ -452,7 +453,7 @@ def pairwise_mse_loss(
         away = keep(given.where, residual - jax.lax.stop_gradient(centre))
         others = lists.total(away**2) - 2.0 * away * lists.total(away)
         values = keep(given.where, given.weights * (size * away**2 + others))
-        return ramp(values.sum(-1)), keep(given.where, size).sum()
+        return ramp(values.sum()), keep(given.where, size).sum()
 
     return _reduced(
         given,
@@ -478,24 +479,18 @@ def _block_sums(given: _Given, pair: _Pair) -> Callable[[], tuple[Array, Array]]
         losses = pair(behind, jax.lax.stop_gradient(lost))
         return (weights * jnp.where(_valid(row, column), losses, 0.0).sum(-1)).sum()
 
-    def row_sum(scores: Array, labels: Array, weights: Array, home: Array) -> Array:
-        # In order of labels, so that many blocks have no pair at all.
-        by = order(labels, home)
-        scores, labels, weights, home = (x[by] for x in (scores, labels, weights, home))
-        others = jax.lax.stop_gradient(labels), home + 1  # padding has a list of its own, 0
-        return block_sum(block, needed, _BLOCK, ((scores, weights), others), ((scores,), others))
-
     def sums() -> tuple[Array, Array]:
-        shape = given.scores.shape
-        keys = _lists(given.where, given.segments).keys(shape) or [jnp.zeros(shape, jnp.int32)]
-        rows = given.scores, given.labels, given.weights, keys[0].astype(jnp.int32)
-        flat = [x.reshape(-1, shape[-1]) for x in rows]
-        if len(flat[0]) == 1:
-            total = row_sum(*(x[0] for x in flat))
-        else:  # one after another, for `jax.vmap` would evaluate all blocks
-            total = jax.lax.map(lambda row: row_sum(*row), flat)
-        _, others = pairs_of(given.scores.ravel(), given.labels.ravel(), given.home)
-        return total.reshape(shape[:-1]), _half(others, given.scores)
+        home = given.home
+        levels = levels_of(given.labels.ravel(), home)
+        home = jnp.zeros_like(levels.items) if home is None else home
+        # In order of labels, so that many blocks have no pair at all.
+        scores, labels, weights, home = (
+            x.ravel()[levels.items] for x in (given.scores, given.labels, given.weights, home)
+        )
+        others = jax.lax.stop_gradient(labels), home + 1  # padding has a list of its own, 0
+        columns = (scores,), others
+        total = block_sum(block, needed, _BLOCK, ((scores, weights), others), columns)
+        return total, _number(levels, given)
 
     return sums
 

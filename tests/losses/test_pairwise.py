@@ -44,7 +44,7 @@ def assert_equal(got, wanted):
         np.testing.assert_allclose(mine, theirs, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("name", OF_RAX)
+@pytest.mark.parametrize("name", [name for name in OF_RAX if "soft" not in name])
 def test_a_long_list_and_its_gradients_are_those_of_rax(name, monkeypatch):
     rax = pytest.importorskip("rax")
     monkeypatch.setattr(pairwise, "_FEW", 0)
