@@ -3,6 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from jloss._devices import one_device_per_core
 from jloss.average import (
     Average,
     Statistic,
@@ -136,17 +137,21 @@ from jloss.metrics import (
 )
 from jloss.objective import (
     Aux,
+    Term,
+    combine,
     objective,
+    term_gradients,
 )
 from jloss.sweep import (
     Sweep,
-    one_device_per_core,
     sweep,
 )
 
 if TYPE_CHECKING:
-    from jloss import curvature, landscape, plot
-    from jloss.train import fit
+    from jloss import balance, curvature, landscape, optimizers, plot
+    from jloss._export import export
+    from jloss.history import csv_log, json_log, overfitting, tensorboard_log
+    from jloss.train import NotFiniteError, fit
     from jloss.update import State, init, step
 
 __version__ = "0.1.0"
@@ -158,9 +163,11 @@ __all__ = [
     "Average",
     "Card",
     "Domain",
+    "NotFiniteError",
     "State",
     "Statistic",
     "Sweep",
+    "Term",
     "Terms",
     "absolute_error",
     "accuracy",
@@ -170,6 +177,7 @@ __all__ = [
     "approx_ndcg_loss",
     "approx_t12n",
     "average",
+    "balance",
     "binary_cross_entropy",
     "binary_dice_loss",
     "bound_t12n",
@@ -178,16 +186,19 @@ __all__ = [
     "categorical_hinge_loss",
     "check",
     "circle_loss",
+    "combine",
     "convex_kl_divergence",
     "cosine_distance",
     "cosine_embedding_loss",
     "cosine_similarity",
+    "csv_log",
     "ctc_loss",
     "ctc_loss_with_forward_probs",
     "curvature",
     "dcg2_lambdaweight",
     "dcg_lambdaweight",
     "dice_loss",
+    "export",
     "fit",
     "gaussian_nll",
     "generalized_cross_entropy",
@@ -198,6 +209,7 @@ __all__ = [
     "hinge_loss",
     "huber_loss",
     "init",
+    "json_log",
     "kl_divergence",
     "kl_divergence_with_log_targets",
     "l2_loss",
@@ -221,6 +233,8 @@ __all__ = [
     "ntxent",
     "objective",
     "one_device_per_core",
+    "optimizers",
+    "overfitting",
     "pairwise_hinge_loss",
     "pairwise_logistic_loss",
     "pairwise_mse_loss",
@@ -253,6 +267,8 @@ __all__ = [
     "squared_log_error",
     "step",
     "sweep",
+    "tensorboard_log",
+    "term_gradients",
     "triplet_margin_loss",
     "triplet_margin_with_distance_loss",
     "tversky_loss",
@@ -260,11 +276,17 @@ __all__ = [
 ]
 
 # Rooms that many programs never enter open when they are first asked for.
-_LATER = {room: room for room in ("curvature", "landscape", "plot")} | {
+_LATER = {room: room for room in ("balance", "curvature", "landscape", "optimizers", "plot")} | {
+    "NotFiniteError": "train",
     "State": "update",
+    "csv_log": "history",
+    "export": "_export",
     "fit": "train",
     "init": "update",
+    "json_log": "history",
+    "overfitting": "history",
     "step": "update",
+    "tensorboard_log": "history",
 }
 
 

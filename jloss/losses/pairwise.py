@@ -98,13 +98,14 @@ def _reduced(
     lambdaweight_fn: LambdaWeight,
     reduce_fn: Reduce,
     *,
-    values: Array | None = None,
+    residual: bool = False,
     ordered: bool = True,
 ) -> Array:
     """The loss by a sum over pairs and their number, or from all pairs where it has to be.
 
-    ``pair`` has the difference of ``values``, the scores unless given, of the second item to the
-    first. Only pairs count of which the first has the larger label, but for those not ``ordered``.
+    ``pair`` has how far the second score is ahead of the first, or with ``residual`` how far what
+    the scores lack of the labels is. Only pairs count of which the first has the larger label, but
+    for those not ``ordered``.
     """
     few = given.scores.size * given.scores.shape[-1] <= _FEW
     if not few and lambdaweight_fn is None and reduce_fn in (jnp.mean, jnp.sum):
@@ -115,7 +116,10 @@ def _reduced(
     counted = _beside(scores, where, segments)
     if ordered:
         counted &= labels[..., :, None] > labels[..., None, :]
-    losses = pair(*_differences(scores if values is None else values, counted))
+    values, rest = two_difference(labels, scores) if residual else (scores, jnp.zeros_like(scores))
+    difference, lost = _differences(values, counted)
+    rest = jax.lax.stop_gradient(rest)
+    losses = pair(difference, lost + (rest[..., None, :] - rest[..., :, None]))
     losses *= weights[..., :, None] * (1.0 + spoilt)[..., None, None]
     if lambdaweight_fn is not None:
         factors = lambdaweight_fn(scores, labels, where=where, segments=segments, weights=weights)
@@ -382,7 +386,7 @@ def pairwise_qr_loss(
         )
         return tau[..., None] * below + (1.0 - tau[..., None]) * above
 
-    return _reduced(given, sums, pair, lambdaweight_fn, reduce_fn, values=residual)
+    return _reduced(given, sums, pair, lambdaweight_fn, reduce_fn, residual=True)
 
 
 @card(
@@ -461,7 +465,7 @@ def pairwise_mse_loss(
         lambda difference, lost: (difference + lost) ** 2,
         lambdaweight_fn,
         reduce_fn,
-        values=residual,
+        residual=True,
         ordered=False,
     )
 
