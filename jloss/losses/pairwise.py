@@ -552,7 +552,7 @@ def pairwise_logistic_loss(
     Source: Burges et al. (2005).
 
     >>> jloss.pairwise_logistic_loss(jnp.array([2.0, 0.5, 1.5]), jnp.array([1.0, 0.0, 0.0]))
-    Array(0.3377452, dtype=float32)
+    Array(0.33774513, dtype=float32)
     """
     given = _given("pairwise_logistic_loss", scores, labels, where, segments, weights)
     return _reduced(given, _block_sums(given, _logistic), _logistic, lambdaweight_fn, reduce_fn)
@@ -611,7 +611,7 @@ def pairwise_soft_zero_one_loss(
     Source: Qin, Liu & Li (2010).
 
     >>> jloss.pairwise_soft_zero_one_loss(jnp.array([2.0, 0.5, 1.5]), jnp.array([1.0, 0.0, 0.0]))
-    Array(0.2799813, dtype=float32)
+    Array(0.2799831, dtype=float32)
     """
     given = _given("pairwise_soft_zero_one_loss", scores, labels, where, segments, weights)
     return _reduced(given, _block_sums(given, _soft_step), _soft_step, lambdaweight_fn, reduce_fn)
