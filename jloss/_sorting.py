@@ -24,7 +24,7 @@ class Pairs(NamedTuple):
 
     items: Array  # the items by list and score, and for each of them:
     rank: Array  # how many different labels of its list are smaller
-    start: Array  # where its list begins
+    start: Array  # where its list begins, one number where all are in one list
     end: Array  # and ends
     rounds: Array  # the bits of the largest rank
 
@@ -44,7 +44,7 @@ class Levels(NamedTuple):
     """Items by list and label, and what is to be said of each in that order."""
 
     items: Array
-    start: Array  # where its list begins
+    start: Array  # where its list begins, one number where all are in one list
     end: Array  # and ends
     others: Array  # how many of its list have another label
     rank: Array  # how many different labels of its list are smaller
@@ -56,7 +56,8 @@ def levels_of(labels: Array, home: Array | None) -> Levels:
     size, places = len(labels), jnp.arange(len(labels), dtype=jnp.int32)
     items = order(labels, home)
     if home is None:
-        start, end, begins = jnp.zeros_like(places), jnp.full_like(places, size), places == 0
+        start, end = jnp.zeros(1, jnp.int32), jnp.full(1, size, jnp.int32)
+        begins = places == 0
     else:
         begins = _differ(home[items])
         start, end = jax.lax.cummax(jnp.where(begins, places, 0)), _next(begins, places)
@@ -216,10 +217,11 @@ def _sums(
         groups = groups._replace(sums=tuple(sums))
         return jax.lax.cond(bit > 0, _divide, lambda _, groups: groups, upper, groups)
 
-    first = _first_within(margin, scores, pairs)
     places = jnp.arange(len(scores), dtype=jnp.int32)
+    start, end = (jnp.broadcast_to(x, places.shape) for x in (pairs.start, pairs.end))
+    first = _first_within(margin, scores, start, end)
     sums = (jnp.zeros_like(scores),) * (degree + 1)
-    groups = _Round(places, pairs.start, pairs.end, first, sums)
+    groups = _Round(places, start, end, first, sums)
     sums = jax.lax.fori_loop(0, pairs.rounds, one_round, groups).sums
     return tuple(jnp.zeros_like(x).at[pairs.items].set(x, unique_indices=True) for x in sums)
 
@@ -230,8 +232,8 @@ def _over(margin: float, score: Array, own: Array) -> Array:
     return (difference + margin) + lost
 
 
-def _first_within(margin: float, scores: Array, pairs: Pairs) -> Array:
-    """The first place of each item's list whose score is above its own less the margin."""
+def _first_within(margin: float, scores: Array, start: Array, end: Array) -> Array:
+    """From the start to the end of each item, the first place whose score is within the margin."""
 
     def halve(_, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bounds
@@ -242,7 +244,7 @@ def _first_within(margin: float, scores: Array, pairs: Pairs) -> Array:
             jnp.where(within, middle, high),
         )
 
-    return jax.lax.fori_loop(0, len(scores).bit_length(), halve, (pairs.start, pairs.end))[0]
+    return jax.lax.fori_loop(0, len(scores).bit_length(), halve, (start, end))[0]
 
 
 def _in_lower_half(
