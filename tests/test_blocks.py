@@ -43,7 +43,7 @@ def second_order(function):
 def test_blocks_of_any_size_give_the_sum_and_its_derivatives(sizes):
     with jax.enable_x64(True):
         rows, columns = jnp.asarray(ROWS), jnp.asarray(COLUMNS)
-        got = jax.jit(second_order(lambda *x: total(*x, sizes)))(rows, columns)
+        got = jax.jit(second_order(lambda a, b: total(a, b, sizes)))(rows, columns)
         wanted = jax.jit(second_order(at_once))(rows, columns)
         for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)

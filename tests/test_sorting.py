@@ -69,10 +69,13 @@ def value_and_gradient(scores, labels):
 
 @pytest.mark.parametrize("kinds", [1, 2, 5, 2000])
 def test_float32_keeps_its_digits_for_few_labels_and_for_many(kinds):
-    scores = np.float32(RNG.normal(size=2000) + 3000)
-    labels = np.float32(RNG.integers(0, kinds, 2000) if kinds < 2000 else RNG.permutation(2000))
+    scores = (RNG.normal(size=2000) + 3000).astype(np.float32)
+    labels = (RNG.permutation(2000) if kinds == 2000 else RNG.integers(0, kinds, 2000)).astype(
+        np.float32
+    )
     (value, others), gradient = value_and_gradient(scores, labels)
-    over = np.float64(scores)[None] - np.float64(scores)[:, None] + 1
+    exact = scores.astype(np.float64)
+    over = exact[None] - exact[:, None] + 1
     counts = (labels[None] < labels[:, None]) & (over > 0)
     np.testing.assert_allclose(value, over[counts].sum(), rtol=1e-6)
     np.testing.assert_array_equal(gradient, counts.sum(0) - counts.sum(1))  # whole numbers
