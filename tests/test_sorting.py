@@ -40,7 +40,14 @@ def derivatives(function):
     )
 
 
-@pytest.mark.parametrize(("degree", "margin"), [(1, 1.0), (2, 1.0), (2, 0.0)])
+@pytest.mark.parametrize(
+    ("degree", "margin"),
+    [
+        (2, 1.0),
+        pytest.param(1, 1.0, marks=pytest.mark.long),
+        pytest.param(2, 0.0, marks=pytest.mark.long),
+    ],
+)
 def test_sums_and_derivatives_are_those_of_all_pairs(degree, margin):
     with jax.enable_x64(True):
         scores, weights, labels, home = map(jnp.asarray, (SCORES, WEIGHTS, GRADES, HOME))
