@@ -129,7 +129,8 @@ from jloss.sweep import (
 
 if TYPE_CHECKING:
     from jloss import curvature, landscape, optimizers, plot
-    from jloss.train import fit
+    from jloss.history import csv_log, json_log, overfitting, tensorboard_log
+    from jloss.train import NotFiniteError, fit
     from jloss.update import State, init, step
 
 __version__ = "0.1.0"
@@ -141,6 +142,7 @@ __all__ = [
     "Average",
     "Card",
     "Domain",
+    "NotFiniteError",
     "State",
     "Statistic",
     "Sweep",
@@ -165,6 +167,7 @@ __all__ = [
     "cosine_distance",
     "cosine_embedding_loss",
     "cosine_similarity",
+    "csv_log",
     "ctc_loss",
     "ctc_loss_with_forward_probs",
     "curvature",
@@ -181,6 +184,7 @@ __all__ = [
     "hinge_loss",
     "huber_loss",
     "init",
+    "json_log",
     "kl_divergence",
     "kl_divergence_with_log_targets",
     "l2_loss",
@@ -204,6 +208,7 @@ __all__ = [
     "objective",
     "one_device_per_core",
     "optimizers",
+    "overfitting",
     "perceptron_loss",
     "plot",
     "pointwise_mse_loss",
@@ -230,6 +235,7 @@ __all__ = [
     "squared_log_error",
     "step",
     "sweep",
+    "tensorboard_log",
     "triplet_margin_loss",
     "triplet_margin_with_distance_loss",
     "tversky_loss",
@@ -238,10 +244,15 @@ __all__ = [
 
 # Rooms that many programs never enter open when they are first asked for.
 _LATER = {room: room for room in ("curvature", "landscape", "optimizers", "plot")} | {
+    "NotFiniteError": "train",
     "State": "update",
+    "csv_log": "history",
     "fit": "train",
     "init": "update",
+    "json_log": "history",
+    "overfitting": "history",
     "step": "update",
+    "tensorboard_log": "history",
 }
 
 

@@ -91,7 +91,9 @@ def init(
     )
     zero = jnp.zeros((), jnp.int32)
     # Copied as a whole: some optimizers keep params in their state, and nothing is donated twice.
-    return copied(State(params, optimizer.init(params), zero, zero, model_state, key, optimizer))
+    # Without the optimizer, which may know of a learning rate that is being traced.
+    arrays = params, optimizer.init(params), zero, zero, model_state, key
+    return State(*copied(arrays), optimizer)
 
 
 def step(objective: Objective) -> Callable[[State, Any], tuple[State, Average]]:
