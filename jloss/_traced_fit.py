@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.core import eval_context
 from jax.extend.core import get_opaque_trace_state
 
 from jloss.update import State
@@ -38,7 +39,7 @@ def tracing() -> bool:
     Neither params nor data need be tracers: a learning rate within the optimizer may be one.
     """
     here = get_opaque_trace_state(convention="jloss")
-    with jax.core.eval_context():
+    with eval_context():
         return here != get_opaque_trace_state(convention="jloss")
 
 

@@ -60,7 +60,7 @@ def fit(
     checkpoint_every: int | None = None,
     callback: Callback | Sequence[Callback] = (),
     progress: bool = False,
-) -> tuple[State, dict[str, np.ndarray]]:
+) -> tuple[State, dict[str, Any]]:
     """Predict, compare, update: passes over the data in random order, judged after each of them.
 
     Every row is used once an epoch (the last batch may be smaller). Averages over batches are
@@ -70,6 +70,10 @@ def fit(
     With a folder for checkpoints a fit that was killed goes on, called again in the same way, as
     if nothing had happened: bit for bit, in the order of the rows, the keys, the best params and
     the history. Only the callbacks of its last epoch may be repeated.
+
+    Within `sweep`, or any transformation of JAX, a fit is one program: learning rates, seeds,
+    hyper-parameters and data may be traced, and many fits are trained at once, each stopped by
+    itself. It raises no `NotFiniteError` there, and its history has NaN after the stop.
 
     Args:
       objective: ``objective(params, batch) -> Average``; what is minimised.
@@ -122,6 +126,11 @@ def fit(
     >>> state, history = jloss.fit(objective, state, (x, 2 * x), epochs=10, batch_size=1)
     >>> round(float(state.params), 4), history["loss"].shape
     (2.0, (10,))
+    >>> def rate(rate):
+    ...     state = jloss.init(jnp.array(0.0), optax.sgd(rate))
+    ...     return jloss.fit(objective, state, (x, 2 * x), epochs=10)[1]["train_loss"][-1]
+    >>> jloss.sweep(rate, rate=jnp.array([0.01, 0.1, 1.0])).argmin()
+    {'rate': Array(0.1, dtype=float32)}
     """
     _check_numbers(
         epochs=epochs,

@@ -92,8 +92,10 @@ def init(
     zero = jnp.zeros((), jnp.int32)
     # Copied as a whole: some optimizers keep params in their state, and nothing is donated twice.
     # Without the optimizer, which may know of a learning rate that is being traced.
-    arrays = params, optimizer.init(params), zero, zero, model_state, key
-    return State(*copied(arrays), optimizer)
+    params, opt_state, tried, skipped, model_state, key = copied(
+        (params, optimizer.init(params), zero, zero, model_state, key)
+    )
+    return State(params, opt_state, tried, skipped, model_state, key, optimizer)
 
 
 def step(objective: Objective) -> Callable[[State, Any], tuple[State, Average]]:
