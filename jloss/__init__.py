@@ -3,6 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from jloss._devices import one_device_per_core
 from jloss.average import (
     Average,
     Statistic,
@@ -119,16 +120,19 @@ from jloss.metrics import (
 )
 from jloss.objective import (
     Aux,
+    Term,
+    combine,
     objective,
+    term_gradients,
 )
 from jloss.sweep import (
     Sweep,
-    one_device_per_core,
     sweep,
 )
 
 if TYPE_CHECKING:
-    from jloss import curvature, landscape, optimizers, plot
+    from jloss import balance, curvature, landscape, optimizers, plot
+    from jloss._export import export
     from jloss.history import csv_log, json_log, overfitting, tensorboard_log
     from jloss.train import NotFiniteError, fit
     from jloss.update import State, init, step
@@ -146,6 +150,7 @@ __all__ = [
     "State",
     "Statistic",
     "Sweep",
+    "Term",
     "Terms",
     "absolute_error",
     "accuracy",
@@ -155,6 +160,7 @@ __all__ = [
     "approx_ndcg_loss",
     "approx_t12n",
     "average",
+    "balance",
     "binary_cross_entropy",
     "binary_dice_loss",
     "bound_t12n",
@@ -163,6 +169,7 @@ __all__ = [
     "categorical_hinge_loss",
     "check",
     "circle_loss",
+    "combine",
     "convex_kl_divergence",
     "cosine_distance",
     "cosine_embedding_loss",
@@ -174,6 +181,7 @@ __all__ = [
     "dcg2_lambdaweight",
     "dcg_lambdaweight",
     "dice_loss",
+    "export",
     "fit",
     "gaussian_nll",
     "generalized_cross_entropy",
@@ -236,6 +244,7 @@ __all__ = [
     "step",
     "sweep",
     "tensorboard_log",
+    "term_gradients",
     "triplet_margin_loss",
     "triplet_margin_with_distance_loss",
     "tversky_loss",
@@ -243,10 +252,11 @@ __all__ = [
 ]
 
 # Rooms that many programs never enter open when they are first asked for.
-_LATER = {room: room for room in ("curvature", "landscape", "optimizers", "plot")} | {
+_LATER = {room: room for room in ("balance", "curvature", "landscape", "optimizers", "plot")} | {
     "NotFiniteError": "train",
     "State": "update",
     "csv_log": "history",
+    "export": "_export",
     "fit": "train",
     "init": "update",
     "json_log": "history",

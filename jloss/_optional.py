@@ -6,6 +6,8 @@ from types import ModuleType
 _USES = {
     "matplotlib": "plotting",
     "plotly": "plotting",
+    "pyevtk": "a file for ParaView",
+    "trimesh": "a glTF file",
     "tqdm": "a progress bar",
     "orbax": "a checkpoint",
     "sklearn": "a built-in data set",

@@ -57,7 +57,7 @@ def overfitting(history: Mapping[str, ArrayLike]) -> Overfitting:
 
 
 def best_epoch(history: Mapping[str, ArrayLike]) -> int:
-    """The epoch whose params `fit` returns: that of the smallest finite validation loss, or the last."""
+    """The epoch whose params `fit` returns: of the smallest finite validation loss, or the last."""
     _, validation = _losses(history)
     if not np.isfinite(validation).any():
         return len(validation) - 1

@@ -357,7 +357,7 @@ def _epoch(
     """
     # By the step, not by the epoch, so that a fit in two parts sees what one fit sees.
     key = jax.random.fold_in(key, state.step - start)
-    order = jax.random.permutation(key, Arrays(data).rows)
+    order = _shuffled(key, Arrays(data).rows)
     if rows is not None:
         order = lax.dynamic_slice_in_dim(order, start * batch_size, rows)
 
@@ -414,6 +414,23 @@ def _over_batches(
         carry, rest = body(carry, order[full:])
         total = jax.tree.map(jnp.add, total, rest)
     return carry, total
+
+
+def _shuffled(key: Array, rows: int) -> Array:
+    """The numbers of the rows in random order.
+
+    `jax.random.permutation` sorts pairs, which took a third of the time of many small fits at once;
+    a draw and the place it belongs to in one number are sorted ten times as fast.
+    """
+    bits = max(1, (rows - 1).bit_length())
+    if bits > 16:
+        return jax.random.permutation(key, rows)
+    order = places = jnp.arange(rows, dtype=jnp.uint32)
+    # Twice, as draws cut to 32 - bits are sometimes equal, and then keep the order from before.
+    for each in jax.random.split(key):
+        draws = jax.random.bits(each, (rows,), jnp.uint32)
+        order = order[jnp.sort((draws >> bits << bits) | places) & (2**bits - 1)]
+    return order.astype(int)
 
 
 def _summed(parts: Any) -> Any:
