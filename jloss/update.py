@@ -91,11 +91,7 @@ def init(
     )
     zero = jnp.zeros((), jnp.int32)
     # Copied as a whole: some optimizers keep params in their state, and nothing is donated twice.
-    # Without the optimizer, which may know of a learning rate that is being traced.
-    params, opt_state, tried, skipped, model_state, key = copied(
-        (params, optimizer.init(params), zero, zero, model_state, key)
-    )
-    return State(params, opt_state, tried, skipped, model_state, key, optimizer)
+    return copied(State(params, optimizer.init(params), zero, zero, model_state, key, optimizer))
 
 
 def step(objective: Objective) -> Callable[[State, Any], tuple[State, Average]]:
@@ -128,10 +124,16 @@ def step(objective: Objective) -> Callable[[State, Any], tuple[State, Average]]:
 # The programs: compiled once per objective, optimizer and shapes, for all fits of a process.
 
 
-@jax.jit
 def copied(tree: Tree) -> Tree:
     """Fresh memory for every leaf; no weak types, which would compile the first update twice."""
-    return jax.tree.map(lambda leaf: jnp.array(leaf, leaf.dtype, copy=True), tree)
+    # Not the tree, whose optimizer may know of a learning rate that is traced, and would be kept.
+    leaves, structure = jax.tree.flatten(tree)
+    return structure.unflatten(_copied(leaves))
+
+
+@jax.jit
+def _copied(leaves: list[Array]) -> list[Array]:
+    return [jnp.array(leaf, leaf.dtype, copy=True) for leaf in leaves]
 
 
 @partial(jax.jit, static_argnames=("objective",), donate_argnames=("state",))
