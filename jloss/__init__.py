@@ -129,8 +129,9 @@ from jloss.sweep import (
 
 if TYPE_CHECKING:
     from jloss import curvature, landscape, plot
+    from jloss.precision import LossScale, mixed_precision
     from jloss.train import fit
-    from jloss.update import State, init, step
+    from jloss.update import Ema, State, init, step, steps
 
 __version__ = "0.1.0"
 
@@ -141,6 +142,8 @@ __all__ = [
     "Average",
     "Card",
     "Domain",
+    "Ema",
+    "LossScale",
     "State",
     "Statistic",
     "Sweep",
@@ -192,6 +195,7 @@ __all__ = [
     "make_fenchel_young_loss",
     "mean",
     "mean_absolute_percentage_error",
+    "mixed_precision",
     "multi_margin_loss",
     "multiclass_generalized_dice_loss",
     "multiclass_hinge_loss",
@@ -228,6 +232,7 @@ __all__ = [
     "squared_hinge_loss",
     "squared_log_error",
     "step",
+    "steps",
     "sweep",
     "triplet_margin_loss",
     "triplet_margin_with_distance_loss",
@@ -237,10 +242,14 @@ __all__ = [
 
 # Rooms that many programs never enter open when they are first asked for.
 _LATER = {room: room for room in ("curvature", "landscape", "plot")} | {
+    "Ema": "update",
+    "LossScale": "precision",
     "State": "update",
     "fit": "train",
     "init": "update",
+    "mixed_precision": "precision",
     "step": "update",
+    "steps": "update",
 }
 
 
