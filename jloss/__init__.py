@@ -119,7 +119,10 @@ from jloss.metrics import (
 )
 from jloss.objective import (
     Aux,
+    Term,
+    combine,
     objective,
+    term_gradients,
 )
 from jloss.sweep import (
     Sweep,
@@ -128,8 +131,10 @@ from jloss.sweep import (
 )
 
 if TYPE_CHECKING:
-    from jloss import curvature, landscape, plot
+    from jloss import curvature, landscape, optimizers, plot
+    from jloss.explanation import Explanation, explain
     from jloss.precision import LossScale, mixed_precision
+    from jloss.statistics import GradientStatistics, gradient_statistics
     from jloss.train import fit
     from jloss.update import Ema, State, init, step, steps
 
@@ -143,10 +148,13 @@ __all__ = [
     "Card",
     "Domain",
     "Ema",
+    "Explanation",
+    "GradientStatistics",
     "LossScale",
     "State",
     "Statistic",
     "Sweep",
+    "Term",
     "Terms",
     "absolute_error",
     "accuracy",
@@ -164,6 +172,7 @@ __all__ = [
     "categorical_hinge_loss",
     "check",
     "circle_loss",
+    "combine",
     "convex_kl_divergence",
     "cosine_distance",
     "cosine_embedding_loss",
@@ -174,11 +183,13 @@ __all__ = [
     "dcg2_lambdaweight",
     "dcg_lambdaweight",
     "dice_loss",
+    "explain",
     "fit",
     "gaussian_nll",
     "generalized_cross_entropy",
     "generalized_dice_loss",
     "generalized_kl_divergence",
+    "gradient_statistics",
     "gumbel_t12n",
     "hinge_embedding_loss",
     "hinge_loss",
@@ -207,6 +218,7 @@ __all__ = [
     "ntxent",
     "objective",
     "one_device_per_core",
+    "optimizers",
     "perceptron_loss",
     "plot",
     "pointwise_mse_loss",
@@ -234,6 +246,7 @@ __all__ = [
     "step",
     "steps",
     "sweep",
+    "term_gradients",
     "triplet_margin_loss",
     "triplet_margin_with_distance_loss",
     "tversky_loss",
@@ -241,11 +254,15 @@ __all__ = [
 ]
 
 # Rooms that many programs never enter open when they are first asked for.
-_LATER = {room: room for room in ("curvature", "landscape", "plot")} | {
+_LATER = {room: room for room in ("curvature", "landscape", "optimizers", "plot")} | {
     "Ema": "update",
+    "Explanation": "explanation",
+    "GradientStatistics": "statistics",
     "LossScale": "precision",
     "State": "update",
+    "explain": "explanation",
     "fit": "train",
+    "gradient_statistics": "statistics",
     "init": "update",
     "mixed_precision": "precision",
     "step": "update",

@@ -4,11 +4,12 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jloss.average import Average, Statistic, average
+from jloss.average import Average, Statistic, Terms, average
 
 Objective: TypeAlias = Callable[..., Any]
 
@@ -134,6 +135,185 @@ def call(objective: Objective, params: Any, batch: Any, **context: Any) -> tuple
             f"(average, jloss.Aux(...)), not a {type(aux).__name__} in second place"
         )
     return average, aux
+
+
+# Several terms -----------------------------------------------------------------------------------
+
+
+def combine(**terms: Any) -> Objective:
+    r"""The sum of several objectives, each with a factor, exact in each of them.
+
+    .. math:: L(\theta) = \sum_k c_k(\text{step})\, L_k(\theta)
+
+    Every term adds up over parts of the data by itself, so that a penalty counts once however the
+    data are cut, and a term that is defined for a few rows only is the mean over those.
+
+    Args:
+      terms: objectives by name, each alone or as ``(factor, objective)``. A factor is a number (it
+        may be a tracer) or a schedule of optax, which is given ``step``. What `combine` returned
+        may itself be a term; its terms are then named ``outer.inner``.
+
+    Returns:
+      ``objective(params, batch, *, model_state=None, key=None, step=None) -> (Terms, Aux)``. The
+      `Terms` hold each average times its factor, ``Aux.terms`` the averages themselves. All terms
+      are given the same key, so that a model in several of them drops the same units, and the
+      state of the model passes through them in their order.
+
+    Raises:
+      TypeError: here, where a term is something else; when called, where a term returns no average,
+        or a schedule is given no step.
+      ValueError: there are no terms.
+
+    >>> line = lambda params, inputs: params * inputs
+    >>> fit = jloss.objective(line, jloss.squared_error)
+    >>> small = lambda params, batch: jloss.average(params**2)
+    >>> ridge = jloss.combine(fit=fit, penalty=(0.5, small))
+    >>> found, aux = ridge(jnp.array(2.0), (jnp.ones(2), jnp.ones(2)))
+    >>> found.value, {name: float(term.value) for name, term in aux.terms.items()}
+    (Array(3., dtype=float32), {'fit': 1.0, 'penalty': 4.0})
+    """
+    if not terms:
+        raise ValueError("combine: there are no terms; jloss.combine(fit=objective, ...)")
+    parts = {name: _term(name, term) for name, term in terms.items()}
+
+    def combined(
+        params: Any,
+        batch: Any,
+        *,
+        model_state: Any = None,
+        key: Array | None = None,
+        step: ArrayLike | None = None,
+    ) -> tuple[Terms, Aux]:
+        weighed, plain = {}, {}
+        for name, (factor, term) in parts.items():
+            found, aux = call(term, params, batch, model_state=model_state, key=key, step=step)
+            model_state = model_state if aux.model_state is None else aux.model_state
+            factor = _at(step, name, factor)
+            for inner, term in _averages(name, found).items():
+                scale = jnp.asarray(factor, jnp.result_type(term.total))
+                weighed[inner] = Average(scale * term.total, term.weight)
+            plain |= {f"{name}.{inner}": term for inner, term in aux.terms.items()}
+            plain |= {name: found} if isinstance(found, Average) else {}
+        return Terms(weighed), Aux(model_state, plain)
+
+    combined.__name__ = combined.__qualname__ = f"combine({', '.join(terms)})"
+    return combined
+
+
+def _term(name: str, term: Any) -> tuple[Any, Objective]:
+    """``(factor, objective)``, looked over."""
+    factor, objective = term if isinstance(term, tuple) and len(term) == 2 else (1.0, term)
+    if callable(objective) and (callable(factor) or _is_number(factor)):
+        return factor, objective
+    if callable(factor) and _is_number(objective):
+        cure = f"the factor stands first: {name}=({objective}, {_name(factor)})"
+    elif callable(objective):
+        cure = f"its factor is {factor!r}, and must be one number or a schedule of the step"
+    else:
+        cure = "an objective is a function (params, batch) -> Average"
+    raise TypeError(f"combine: {name} must be an objective or (factor, objective); {cure}")
+
+
+def _is_number(factor: Any) -> bool:
+    kind = getattr(factor, "dtype", type(factor))
+    return kind is not bool and jnp.issubdtype(kind, jnp.number) and jnp.shape(factor) == ()
+
+
+def _at(step: ArrayLike | None, name: str, factor: Any) -> Any:
+    if not callable(factor):
+        return factor
+    if step is None:
+        raise TypeError(
+            f"combine: the factor of {name} is a schedule, which needs a step; "
+            "functools.partial(objective, step=...) gives it one"
+        )
+    return factor(step)
+
+
+def _averages(name: str, found: Statistic) -> dict[str, Average]:
+    if isinstance(found, Average):
+        return {name: found}
+    if isinstance(found, Terms):
+        return {f"{name}.{inner}": average for inner, average in found.averages.items()}
+    raise TypeError(
+        f"combine: {name} returned {type(found).__name__}, a metric without a gradient; "
+        "a term must return an Average"
+    )
+
+
+class Term(NamedTuple):
+    """What a term contributes to a loss and to its gradient.
+
+    Attributes:
+      value: what it adds to the loss, its factor included.
+      gradient: of the value, a tree like the params.
+      norm: the length of the gradient.
+      share: of the whole gradient, how much of its length is due to this term: its component along
+        the whole gradient. The shares sum to 1; below 0 stands a term that is worked against.
+    """
+
+    value: Array
+    gradient: Any
+    norm: Array
+    share: Array
+
+
+def term_gradients(
+    objective: Objective, params: Any, batch: Any, **context: Any
+) -> dict[str, Term]:
+    r"""Value, gradient, gradient norm and share of each term of an objective on a batch, by name.
+
+    .. math:: \text{share}_k = \frac{\langle g_k, g \rangle}{\langle g, g \rangle},
+        \qquad g = \sum_k g_k
+
+    It costs one backward pass for each term, and is meant for a look now and then, or for balancing
+    the terms (`jloss.balance`).
+
+    Args:
+      objective: from `combine`; any other has one term named ``loss``.
+      params: any pytree of floating arrays.
+      batch: what the objective takes.
+      context: ``model_state``, ``key``, ``step``, of which the objective is given what it names.
+
+    Returns:
+      A `Term` by name.
+
+    >>> fit = lambda params, batch: jloss.average(3 * params)
+    >>> pull = lambda params, batch: jloss.average(-params)
+    >>> found = jloss.term_gradients(jloss.combine(fit=fit, pull=pull), jnp.array(1.0), None)
+    >>> {name: (float(term.norm), float(term.share)) for name, term in found.items()}
+    {'fit': (3.0, 1.5), 'pull': (1.0, -0.5)}
+    """
+
+    def values(params: Any) -> dict[str, Array]:
+        found, _ = call(objective, params, batch, **context)
+        averages = found.averages if isinstance(found, Terms) else {"loss": found}
+        return {name: average.value for name, average in averages.items()}
+
+    value, pull = jax.vjp(values, params)
+    nothing = {name: jnp.zeros_like(v) for name, v in value.items()}
+    gradients = {name: pull(nothing | {name: jnp.ones_like(v)})[0] for name, v in value.items()}
+    whole = jax.tree.map(lambda *leaves: sum(leaves), *gradients.values())
+    square = dot(whole, whole)
+    return {
+        name: Term(
+            value[name],
+            gradient,
+            jnp.sqrt(dot(gradient, gradient)),
+            jnp.where(square > 0, dot(gradient, whole) / jnp.where(square > 0, square, 1.0), 0.0),
+        )
+        for name, gradient in gradients.items()
+    }
+
+
+def dot(one: Any, other: Any) -> Array:
+    """The inner product of two trees, at least in float32."""
+
+    def product(a: Array, b: Array) -> Array:
+        wide = jnp.promote_types(a.dtype, jnp.float32)
+        return jnp.vdot(a.astype(wide), b.astype(wide))
+
+    return sum(jax.tree.leaves(jax.tree.map(product, one, other)), jnp.zeros(()))
 
 
 def _given(function: Callable, *arguments: Any, **context: Any) -> Any:

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jloss
@@ -198,6 +199,124 @@ def test_what_is_missing_in_a_call_is_named(found, message):
     state = 0.0 if "must return" in message else None
     with pytest.raises(TypeError, match=message):
         call(found, 1.0, (X, Y), model_state=state)
+
+
+# Several terms.
+
+
+def fit(params, batch):
+    return jloss.average((batch - params["w"]) ** 2)
+
+
+def ridge(params, batch):
+    return jloss.average(params["w"] ** 2)
+
+
+def bias(params, batch):
+    return jloss.average(params["b"])
+
+
+PARAMS = {"w": jnp.array(2.0), "b": jnp.array([3.0, 5.0])}
+BATCH = jnp.array([1.0, 2.0, 6.0])
+
+
+def test_a_sum_of_terms_is_each_average_times_its_factor():
+    combined = jloss.combine(fit=fit, penalty=(0.25, ridge), bias=(jnp.float32(-2), bias))
+    terms, aux = combined(PARAMS, BATCH)
+    assert terms.value == pytest.approx(17 / 3 + 1 - 8)
+    assert {n: float(a.value) for n, a in terms.averages.items()} == pytest.approx(
+        {"fit": 17 / 3, "penalty": 1.0, "bias": -8.0}
+    )
+    assert aux.terms == {
+        "fit": fit(PARAMS, BATCH),
+        "penalty": ridge(PARAMS, None),
+        "bias": bias(PARAMS, 0),
+    }
+
+
+def test_a_penalty_counts_once_however_the_data_are_cut():
+    combined = jloss.combine(fit=fit, penalty=(0.25, ridge))
+    parts = [combined(PARAMS, batch)[0] for batch in (BATCH[:1], BATCH[1:])]
+    whole = parts[0] + parts[1]
+    assert whole.value == pytest.approx(float(combined(PARAMS, BATCH)[0].value), rel=1e-7)
+    assert sum(part.part_of(whole) for part in parts) == pytest.approx(float(whole.value), rel=1e-7)
+
+
+def test_a_schedule_is_given_the_step_and_may_be_traced():
+    combined = jloss.combine(fit=fit, penalty=(optax.linear_schedule(0.0, 1.0, 10), ridge))
+
+    @jax.jit
+    def penalty(step):
+        return call(combined, PARAMS, BATCH, step=step)[0].averages["penalty"].value
+
+    assert [float(penalty(step)) for step in (0, 5, 20)] == [0.0, 2.0, 4.0]
+    with pytest.raises(TypeError, match="penalty is a schedule, which needs a step; functools"):
+        combined(PARAMS, BATCH)
+
+
+def test_a_factor_may_be_differentiated():
+    slope = jax.grad(lambda c: jloss.combine(fit=fit, penalty=(c, ridge))(PARAMS, BATCH)[0].value)
+    assert slope(0.5) == 4.0
+
+
+def test_terms_of_terms_are_named_from_outside_in():
+    inner = jloss.combine(w=(3.0, ridge), b=bias)
+    terms, aux = jloss.combine(fit=fit, small=(0.5, inner))(PARAMS, BATCH)
+    assert terms.value == pytest.approx(17 / 3 + 0.5 * (3 * 4 + 4))
+    assert {n: float(a.value) for n, a in aux.terms.items()} == pytest.approx(
+        {"fit": 17 / 3, "small.w": 4.0, "small.b": 4.0}
+    )
+
+
+def test_the_state_of_a_model_passes_through_the_terms_and_all_have_one_key():
+    one = jloss.combine(a=objective(counting, square), b=(0.0, objective(noisy, square)))
+    two = jloss.combine(one=one, c=objective(counting, square), d=(0.0, objective(noisy, square)))
+    _, aux = call(two, 1.0, (X, Y), model_state=1.0, key=jax.random.key(0))
+    assert aux.model_state == 1.0 + 3 + 3
+    assert aux.terms["one.b"] == aux.terms["d"]
+    assert aux.terms["c"].value == pytest.approx(float(jnp.mean((X + 4 - Y) ** 2)))
+
+
+@pytest.mark.parametrize(
+    ("terms", "error", "message"),
+    [
+        ({}, ValueError, "there are no terms"),
+        ({"fit": 3.0}, TypeError, "fit must be an objective .*; an objective is a function"),
+        ({"fit": (fit, 0.5)}, TypeError, r"the factor stands first: fit=\(0.5, fit\)"),
+        ({"fit": ("a", fit)}, TypeError, "its factor is 'a', and must be one number"),
+        ({"fit": (True, fit)}, TypeError, "its factor is True"),
+        ({"fit": (jnp.ones(2), fit)}, TypeError, "must be one number or a schedule"),
+        ({"fit": (1.0, fit, 2)}, TypeError, "fit must be an objective or .factor, objective."),
+    ],
+)
+def test_a_wrong_term_is_refused_at_once(terms, error, message):
+    with pytest.raises(error, match=message):
+        jloss.combine(**terms)
+
+
+def test_the_gradients_of_terms_are_those_of_each_alone():
+    combined = jloss.combine(fit=fit, penalty=(0.25, ridge), bias=(-2.0, bias))
+    found = jax.jit(lambda p: jloss.term_gradients(combined, p, BATCH))(PARAMS)
+    whole = jax.grad(lambda p: combined(p, BATCH)[0].value)(PARAMS)
+    assert {n: float(term.value) for n, term in found.items()} == pytest.approx(
+        {"fit": 17 / 3, "penalty": 1.0, "bias": -8.0}
+    )
+    # The slopes in w are -2 and 1, in b -1 each: together (-1, -1, -1).
+    assert whole == {"w": -1.0, "b": pytest.approx(np.array([-1.0, -1.0]))}
+    assert {n: float(term.norm) for n, term in found.items()} == pytest.approx(
+        {"fit": 2.0, "penalty": 1.0, "bias": 2**0.5}
+    )
+    assert {n: float(term.share) for n, term in found.items()} == pytest.approx(
+        {"fit": 2 / 3, "penalty": -1 / 3, "bias": 2 / 3}
+    )
+    assert found["penalty"].gradient["w"] == 1.0 and not found["penalty"].gradient["b"].any()
+
+
+def test_an_objective_of_one_term_is_all_of_its_gradient():
+    found = jloss.term_gradients(fit, PARAMS, BATCH)
+    assert (found["loss"].norm, found["loss"].share) == (2.0, 1.0)
+    flat = jloss.term_gradients(lambda p, b: jloss.average(0.0 * p["w"]), PARAMS, BATCH)
+    assert (flat["loss"].norm, flat["loss"].share) == (0.0, 0.0)
 
 
 # Accuracy.

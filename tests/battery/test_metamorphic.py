@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import jloss
-from jloss._exact import UNITS, cast, draw, is_floating, without_hyper
+from jloss._exact import UNITS, cast, draw, floors, is_floating, without_hyper
 
+EPS = float(np.finfo(np.float32).eps)
 DECOMPOSING = [card for card in jloss.CARDS.values() if card.values != "batch"]
 
 every_decomposing_card = pytest.mark.parametrize(
@@ -37,8 +38,27 @@ def mean_of(card, sample, where=None, **how):
     return jloss.mean(values, where=where, **how)
 
 
-def close(card, a, b):
-    return np.allclose(a, b, rtol=4 * card.ulp * np.finfo(np.float32).eps, atol=0)
+def sizes(values):
+    """Of finite values; others have no rounding."""
+    return np.abs(np.where(np.isfinite(values), values, 0), dtype=np.float64)
+
+
+def spacings(card, sample, values):
+    """What the card lets each value be off."""
+    floor = floors(card, sample)["value"].reshape(np.shape(values))
+    return card.ulp * EPS * np.maximum(sizes(values), floor)
+
+
+def assert_same_mean(card, got, wanted, sample):
+    """Two ways to the mean over a sample differ by their rounding.
+
+    Values may be off by what their card says, and a sum of n numbers by n/2 eps of the sum of their
+    magnitudes, in whatever order a processor adds them: much of a sum that nearly cancels.
+    """
+    values = values_of(card)(sample["predictions"], sample["targets"])
+    adding = len(values) / 2 * EPS * sizes(values)
+    bound = 2 * (spacings(card, sample, values) + adding).mean()
+    assert np.isclose(got, wanted, rtol=0, atol=bound)
 
 
 def part(sample, chosen):
@@ -48,7 +68,8 @@ def part(sample, chosen):
 @every_decomposing_card
 def test_a_mask_is_as_good_as_deleting_rows(card):
     sample, shown = sample_of(card), np.arange(24) % 3 > 0
-    assert close(card, mean_of(card, sample, where=shown), mean_of(card, part(sample, shown)))
+    rows = part(sample, shown)
+    assert_same_mean(card, mean_of(card, sample, where=shown), mean_of(card, rows), rows)
 
 
 @every_decomposing_card
@@ -56,7 +77,8 @@ def test_a_copied_row_counts_as_one_of_weight_two(card):
     sample = part(sample_of(card), slice(16))
     copied = part(sample, [*range(16), *range(0, 16, 2)])
     weights = np.where(np.arange(16) % 2, np.float32(1), np.float32(2))
-    assert close(card, mean_of(card, copied), mean_of(card, sample, weights=weights))
+    weighted = mean_of(card, sample, weights=weights)
+    assert_same_mean(card, mean_of(card, copied), weighted, copied)
 
 
 @every_decomposing_card
@@ -64,7 +86,7 @@ def test_unequal_parts_merge_to_the_whole(card):
     sample = sample_of(card)
     parts = [part(sample, rows) for rows in (slice(16), slice(16, 24))]
     few, rest = (jloss.average(values_of(card)(p["predictions"], p["targets"])) for p in parts)
-    assert close(card, (few + rest).value, mean_of(card, sample))
+    assert_same_mean(card, (few + rest).value, mean_of(card, sample), sample)
 
 
 @every_decomposing_card
@@ -80,19 +102,23 @@ def test_a_scaled_average_has_a_scaled_gradient(card):
 
 
 def test_integer_labels_are_one_hot_labels():
-    sample = sample_of(jloss.CARDS["softmax_cross_entropy_with_integer_labels"])
+    card = jloss.CARDS["softmax_cross_entropy_with_integer_labels"]
+    sample = sample_of(card)
     logits, labels = sample["predictions"], sample["targets"]
     one_hot = jax.nn.one_hot(labels, logits.shape[-1])
 
-    def by_integers(logits):
-        return jloss.softmax_cross_entropy_with_integer_labels(logits, labels).sum()
+    def both(loss, labels):
+        def total(logits):
+            values = loss(logits, labels)
+            return values.sum(), values
 
-    def by_one_hot(logits):
-        return jloss.softmax_cross_entropy(logits, one_hot).sum()
+        gradient, values = jax.jit(jax.grad(total, has_aux=True))(logits)
+        return {"value": values, "predictions": gradient}
 
-    for function in (jax.grad, lambda f: f):
-        a, b = (jax.jit(function(by))(logits) for by in (by_integers, by_one_hot))
-        assert np.allclose(a, b, rtol=8 * np.finfo(np.float32).eps, atol=0)
+    got = both(jloss.softmax_cross_entropy_with_integer_labels, labels)
+    for name, wanted in both(jloss.softmax_cross_entropy, one_hot).items():
+        size = np.maximum(np.abs(wanted), floors(card, sample)[name])
+        assert (np.abs(got[name] - wanted) <= 2 * card.ulp * EPS * size).all()
 
 
 @dataclasses.dataclass
@@ -136,18 +162,21 @@ def test_a_loss_of_any_shape_is_the_loss_of_its_rows(card, layout):
         flags = np.broadcast_to(where, shape if wide else layout.leading)
         flags = flags.reshape(rows, *tail) if wide else flags.reshape(rows)
 
-    @jax.jit
-    def both(predictions, targets):
-        flat = targets.reshape(rows, *targets.shape[len(layout.leading) :])
-        values = card.unreduced(predictions, targets, where=where)
-        return values, card.unreduced(predictions.reshape(rows, *tail), flat, where=flags)
+    flat = {
+        "predictions": predictions.reshape(rows, *tail),
+        "targets": targets.reshape(rows, *targets.shape[len(layout.leading) :]),
+    }
 
-    values, by_rows = both(predictions, targets)
+    @jax.jit
+    def both(predictions, targets, flat):
+        values = card.unreduced(predictions, targets, where=where)
+        return values, card.unreduced(flat["predictions"], flat["targets"], where=flags)
+
+    values, by_rows = both(predictions, targets, flat)
     assert values.shape == layout.leading
     assert values.dtype == jnp.float32
-    spacing = 2 * card.ulp * np.finfo(np.float32).eps
-    size = np.maximum(1.0, np.abs(np.nan_to_num(by_rows, posinf=0.0)).max(initial=0.0))
-    assert np.allclose(values.ravel(), by_rows, rtol=spacing, atol=spacing * size, equal_nan=True)
+    bound = 2 * spacings(card, cast(flat, np.float32), by_rows)
+    assert np.allclose(values.ravel(), by_rows, rtol=0, atol=bound, equal_nan=True)
     if flags is not None:
         shown = flags if flags.ndim == 1 else flags.any(-1)
         assert not np.asarray(by_rows)[~shown].any()

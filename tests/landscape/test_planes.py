@@ -7,9 +7,9 @@ import pytest
 from sklearn.decomposition import PCA
 
 import jloss
-from jloss.average import average
+from jloss.average import Average, average
 from jloss.landscape import barrier, line, path_directions, plane, random_directions, volume
-from jloss.objective import objective
+from jloss.objective import Aux, objective
 
 KEY = jax.random.key(0)
 PARAMS = {
@@ -254,6 +254,10 @@ def test_a_line_through_several_terms_and_what_is_returned_beside_them():
         ({"span": (1, 2)}, "span must be a positive number"),
         ({"span": float("nan")}, "span must be a positive number"),
         ({"directions": AXES, "key": KEY}, "key or directions, not both"),
+        ({"directions": AXES, "to": (CENTRE, CENTRE)}, "directions or to, not both"),
+        ({"to": (CENTRE, CENTRE)}, "three solutions are on a line"),
+        ({"to": (CENTRE, {"x": 1.0})}, "solution_directions: third must have the structure"),
+        ({"metrics": {"loss": skewed}}, "a metric cannot be named loss"),
         ({"directions": AXES[:1]}, "two directions are needed, not 1"),
         ({"directions": (AXES[0], AXES[0])}, "parallel, zero or not finite"),
         ({"directions": (AXES[0], jax.tree.map(jnp.zeros_like, AXES[1]))}, "parallel, zero"),
@@ -322,6 +326,9 @@ def test_a_volume_is_the_objective_at_its_points():
     np.testing.assert_allclose(found.values[2, 1, 0], 3**2 + 3 * 2 + 3 * 1.0, rtol=1e-6)
 
 
+BROKEN = CENTRE | {"x": jnp.array(jnp.nan)}
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -329,6 +336,10 @@ def test_a_volume_is_the_objective_at_its_points():
         (lambda: line(skewed, CENTRE, jnp.ones(1), direction={"x": 1.0}), "a direction must have"),
         (lambda: line(skewed, CENTRE, jnp.ones(1), to={"x": 1.0}), "line: to must have"),
         (lambda: line(skewed, CENTRE, jnp.ones(1), to=CENTRE), "the direction is zero"),
+        (lambda: line(skewed, CENTRE, 1.0, to=BROKEN), "line: to must be finite, but x holds NaN"),
+        (lambda: line(skewed, BROKEN, 1.0), "line: params must be finite, but x holds NaN"),
+        (lambda: plane(skewed, BROKEN, 1.0), "plane: params must be finite, but x holds NaN"),
+        (lambda: volume(skewed, BROKEN, 1.0, directions=AXES), "params must be finite, but x"),
         (lambda: line(skewed, CENTRE, jnp.ones(1), direction=AXES[0], span=(1, 0)), "a0 < a1"),
         (lambda: line(skewed, CENTRE, jnp.ones(1), resolution=1), "at least 2, not 1"),
         (lambda: line(skewed, CENTRE), "a batch, or data with batches, and not both"),
@@ -344,5 +355,64 @@ def test_a_mistake_is_named(call, message):
 
 
 def test_an_objective_that_returns_no_average_is_refused():
-    with pytest.raises(TypeError, match=r"must return jloss.average\(...\), not"):
+    with pytest.raises(TypeError, match="must return an Average"):
         plane(lambda p, batch: p["x"] * batch, CENTRE, jnp.ones(2), directions=AXES)
+
+
+def test_an_objective_of_an_array_is_refused():
+    with pytest.raises(TypeError, match=r"plane: the objective must return .* shape \(2,\)"):
+        plane(lambda p, batch: Average(p["y"], jnp.ones(2)), CENTRE, 1.0, directions=AXES)
+
+
+# Several metrics, model state, solutions.
+
+
+def normalised(params, batch, model_state):
+    """A layer with running statistics, which evaluation takes as they are."""
+    seen = (batch - model_state["mean"]) @ params["dense"] + params["bias"]
+    changed = {"mean": model_state["mean"] + batch.mean(0)}
+    return average(seen**2), Aux(model_state=changed)
+
+
+def test_metrics_are_measured_in_the_pass_of_the_loss_and_model_state_stays():
+    calls = []
+
+    def small(params, batch, model_state):
+        calls.append(batch)
+        return average(jnp.abs((batch - model_state["mean"]) @ params["dense"]) < 1.0)
+
+    state = {"mean": jnp.arange(4.0)}
+    found = plane(
+        normalised,
+        PARAMS,
+        data=[ROWS[:4, :4], ROWS[4:, :4]],
+        key=KEY,
+        resolution=3,
+        metrics={"small": small},
+        model_state=state,
+    )
+    moved = jax.tree.map(lambda p, u, v: p - u + v, PARAMS, *found.directions)
+    expected, _ = normalised(moved, ROWS[:, :4], state)
+    np.testing.assert_allclose(found.values[0, 2], expected.value, rtol=1e-5)
+    expected = small(moved, ROWS[:, :4], state).value
+    np.testing.assert_allclose(found.numbers("small")[0, 2], expected, rtol=1e-6)
+    np.testing.assert_array_equal(state["mean"], jnp.arange(4.0))
+    with pytest.raises(ValueError, match="no values named 'large'; there are loss, small"):
+        found.numbers("large")
+
+
+def test_a_line_of_several_metrics_is_a_sweep_of_them_by_name():
+    other = jax.tree.map(lambda leaf: -0.5 * leaf, PARAMS)
+    twice = lambda params, batch: average(2.0 * NETWORK(params, batch).value)  # noqa: E731
+    found = line(NETWORK, PARAMS, WHOLE, to=other, resolution=5, metrics={"twice": twice})
+    assert set(found.values) == {"loss", "twice"}
+    np.testing.assert_allclose(barrier(found, "twice"), 2 * barrier(found, "loss"), rtol=1e-5)
+
+
+def test_a_plane_through_three_solutions_has_them_at_their_distances():
+    two, three = ({"x": 1.0 + x, "y": jnp.array([2.0 + y, 3.0])} for x, y in ((3, 4), (0, 5)))
+    found = plane(skewed, CENTRE, jnp.ones(1), to=(two, three), resolution=2)
+    # 3 and 4 make 5; the third lies 4 along that way and 3 across.
+    np.testing.assert_allclose(found.solutions, [[5, 0], [4, 3]], atol=1e-6)
+    assert float(found.a[0]) < 0 < 5 < float(found.a[-1])
+    assert float(found.b[0]) < 0 < 3 < float(found.b[-1])

@@ -1,0 +1,158 @@
+"""Objectives on the span of directions: hoisted where that pays, over batches, several at once."""
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+from jax.tree_util import Partial
+
+from jloss._affine import hoist
+from jloss.objective import Objective, call
+from jloss.sweep import Sweep, sweep
+
+# Points that one call of the compiled program takes.
+_BLOCK = 32
+
+
+class Judged:
+    """What is measured at each point: the objective, as ``loss``, and metrics by name."""
+
+    def __init__(
+        self,
+        caller: str,
+        objective: Objective,
+        metrics: Mapping[str, Objective] | None = None,
+        model_state: Any = None,
+    ):
+        metrics = metrics or {}
+        if "loss" in metrics:
+            raise ValueError(f"{caller}: a metric cannot be named loss: that is the objective")
+        self.caller, self.model_state = caller, model_state
+        self.judges = {"loss": objective, **metrics}
+
+    def __call__(self, params: Any, batch: Any, model_state: Any) -> dict[str, Any]:
+        found = {
+            name: call(judge, params, batch, model_state=model_state)[0]
+            for name, judge in self.judges.items()
+        }
+        shape = jnp.shape(found["loss"].value)
+        if shape:
+            raise TypeError(
+                f"{self.caller}: the objective must return the Average of a batch, one number, "
+                f"not an array of shape {shape}; did you mean jloss.average(values)?"
+            )
+        return found
+
+    def values(self, averages: dict[str, Any]) -> Any:
+        """The values of averages: those of the objective alone, or all by name."""
+        found = {name: average.value for name, average in averages.items()}
+        return found if len(found) > 1 else found["loss"]
+
+
+def swept(
+    judged: Judged,
+    params: Any,
+    directions: Sequence[Any],
+    batch: Any,
+    data: Iterable[Any] | None,
+    axes: dict[str, np.ndarray],
+    how: dict[str, Any],
+) -> Sweep:
+    """The values over the grid of coordinates along the directions."""
+    batches = on_span(judged, params, directions, batch, data)
+    options: dict[str, Any] = {**how, **axes}
+    found = sweep(lambda batch, **at: batch([*at.values()]), data=batches, **options)
+    return Sweep(found.axes, judged.values(found.values))
+
+
+def at_points(functions: Iterable[Partial], points: np.ndarray) -> Any:
+    """The averages at ``(k, d)`` coordinates, added up over the functions of all batches."""
+    blocks = -(-len(points) // _BLOCK)
+    padded = np.resize(points, (blocks, _BLOCK, points.shape[1]))
+    total = None
+    for function in functions:
+        parts = [_block(function, jnp.asarray(block)) for block in padded]
+        found = jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[: len(points)], *parts)
+        total = found if total is None else add(total, found)
+    return total
+
+
+@jax.jit
+def _block(function: Partial, points: Array) -> Any:
+    return lax.map(lambda point: function([*point]), points)
+
+
+def add(one: dict[str, Any], two: dict[str, Any]) -> dict[str, Any]:
+    """Averages by name, merged."""
+    return {name: one[name] + two[name] for name in one}
+
+
+def on_span(
+    judged: Judged, params: Any, directions: Sequence[Any], batch: Any, data: Iterable[Any] | None
+) -> Iterable[Partial]:
+    """For each batch what is measured as a function of the coordinates: a pytree, and so data."""
+    batches, example = as_batches(judged.caller, batch, data)
+    again = map if iter(batches) is batches else _Again
+    state, splits = judged.model_state, {}
+
+    def hoisted(batch: Any) -> Partial:
+        leaves, structure = jax.tree.flatten(batch)
+        kind = structure, tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+        if kind not in splits:
+            split = hoist(judged, params, batch, state)
+            splits[kind] = split.evaluate, jax.jit(split.prepare)
+        evaluate, prepare = splits[kind]
+        return Partial(evaluate, prepare(params, directions, batch, state))
+
+    def at(params: Any, directions: Any, batch: Any, state: Any, at: Sequence[Any]) -> Any:
+        return judged(moved(params, directions, at), batch, state)
+
+    def plain(batch: Any) -> Partial:
+        return Partial(at, params, directions, batch, state)
+
+    pays = _pays(hoisted(example), plain(example), [jnp.zeros(()) for _ in directions])
+    return again(hoisted if pays else plain, batches)
+
+
+def as_batches(caller: str, batch: Any, data: Iterable[Any] | None) -> tuple[Iterable[Any], Any]:
+    """The batches, and the first of them."""
+    if (batch is None) == (data is None):
+        raise ValueError(f"{caller}: give a batch, or data with batches, and not both")
+    batches: Iterable[Any] = [batch] if data is None else data
+    example = next(walk := iter(batches), None)
+    if example is None:
+        raise ValueError(f"{caller}: data has no batches")
+    return (itertools.chain([example], walk) if walk is batches else batches), example
+
+
+def moved(params: Any, directions: Sequence[Any], coordinates: Sequence[Any]) -> Any:
+    """The params at coordinates along the directions, in their dtypes."""
+
+    def move(p: Array, *steps: Array) -> Array:
+        for coordinate, step in zip(coordinates, steps, strict=True):
+            p = p + (coordinate * step).astype(p.dtype)
+        return p
+
+    return jax.tree.map(move, params, *directions)
+
+
+def _pays(hoisted: Partial, plain: Partial, at: list[Array]) -> bool:
+    """Whether a point takes less arithmetic with what is done once than without."""
+    analyses: list[Any] = [
+        jax.jit(lambda f, at: f(at)).lower(f, at).cost_analysis() for f in (hoisted, plain)
+    ]
+    return analyses[0]["flops"] < 0.95 * analyses[1]["flops"]
+
+
+class _Again:
+    """`map` that can be walked as often as what it maps over."""
+
+    def __init__(self, function: Callable[[Any], Any], data: Iterable[Any]):
+        self._function, self._data = function, data
+
+    def __iter__(self) -> Any:
+        return map(self._function, self._data)
