@@ -3,6 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from jloss._devices import one_device_per_core
 from jloss.average import (
     Average,
     Statistic,
@@ -126,16 +127,18 @@ from jloss.objective import (
 )
 from jloss.sweep import (
     Sweep,
-    one_device_per_core,
     sweep,
 )
 
 if TYPE_CHECKING:
     from jloss import curvature, landscape, optimizers, plot
+    from jloss._export import export
     from jloss.explanation import Explanation, explain
+    from jloss.history import csv_log, json_log, overfitting, tensorboard_log
     from jloss.precision import LossScale, mixed_precision
+    from jloss.sharding import shard, shard_rows
     from jloss.statistics import GradientStatistics, gradient_statistics
-    from jloss.train import fit
+    from jloss.train import NotFiniteError, fit
     from jloss.update import Ema, State, init, step, steps
 
 __version__ = "0.1.0"
@@ -151,6 +154,7 @@ __all__ = [
     "Explanation",
     "GradientStatistics",
     "LossScale",
+    "NotFiniteError",
     "State",
     "Statistic",
     "Sweep",
@@ -177,6 +181,7 @@ __all__ = [
     "cosine_distance",
     "cosine_embedding_loss",
     "cosine_similarity",
+    "csv_log",
     "ctc_loss",
     "ctc_loss_with_forward_probs",
     "curvature",
@@ -184,6 +189,7 @@ __all__ = [
     "dcg_lambdaweight",
     "dice_loss",
     "explain",
+    "export",
     "fit",
     "gaussian_nll",
     "generalized_cross_entropy",
@@ -195,6 +201,7 @@ __all__ = [
     "hinge_loss",
     "huber_loss",
     "init",
+    "json_log",
     "kl_divergence",
     "kl_divergence_with_log_targets",
     "l2_loss",
@@ -219,6 +226,7 @@ __all__ = [
     "objective",
     "one_device_per_core",
     "optimizers",
+    "overfitting",
     "perceptron_loss",
     "plot",
     "pointwise_mse_loss",
@@ -231,6 +239,8 @@ __all__ = [
     "ranking_softmax_loss",
     "safe_softmax_cross_entropy",
     "segment_t12n",
+    "shard",
+    "shard_rows",
     "sigmoid_binary_cross_entropy",
     "sigmoid_focal_loss",
     "smooth_l1_loss",
@@ -246,6 +256,7 @@ __all__ = [
     "step",
     "steps",
     "sweep",
+    "tensorboard_log",
     "term_gradients",
     "triplet_margin_loss",
     "triplet_margin_with_distance_loss",
@@ -259,14 +270,22 @@ _LATER = {room: room for room in ("curvature", "landscape", "optimizers", "plot"
     "Explanation": "explanation",
     "GradientStatistics": "statistics",
     "LossScale": "precision",
+    "NotFiniteError": "train",
     "State": "update",
+    "csv_log": "history",
     "explain": "explanation",
+    "export": "_export",
     "fit": "train",
     "gradient_statistics": "statistics",
     "init": "update",
+    "json_log": "history",
     "mixed_precision": "precision",
+    "overfitting": "history",
+    "shard": "sharding",
+    "shard_rows": "sharding",
     "step": "update",
     "steps": "update",
+    "tensorboard_log": "history",
 }
 
 

@@ -6,12 +6,15 @@ from types import ModuleType
 _USES = {
     "matplotlib": "plotting",
     "plotly": "plotting",
+    "pyevtk": "a file for ParaView",
+    "trimesh": "a glTF file",
     "tqdm": "a progress bar",
     "orbax": "a checkpoint",
     "sklearn": "a built-in data set",
     "pandas": "reading a table",
     "pyarrow": "reading a parquet file",
     "mpmath": "a check",
+    "tensorboardX": "a log for TensorBoard",
     "xarray": "to_xarray",
 }
 

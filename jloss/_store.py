@@ -146,7 +146,12 @@ class Folder:
     def __enter__(self) -> "Folder":
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, KeyboardInterrupt):
+            error.add_note(
+                f"sweep: {len(self.done)} finished blocks are kept in out={self._path}; the same "
+                "call goes on from there"
+            )
         self._lock.close()
 
     def _read_manifest(self) -> dict[str, Any]:
@@ -192,9 +197,10 @@ class Folder:
             "points": points,
             "values": _encode(empty, arrays),
         }
-        text = json.dumps(self._manifest, indent=1).encode()
-        save(self._path / "head.npz", self._head)
-        _write(self._path / "manifest.json", lambda file: file.write(text))
+        if jax.process_index() == 0:
+            text = json.dumps(self._manifest, indent=1).encode()
+            save(self._path / "head.npz", self._head)
+            _write(self._path / "manifest.json", lambda file: file.write(text))
 
     @property
     def done(self) -> set[int]:

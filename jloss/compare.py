@@ -18,6 +18,7 @@ from jax.flatten_util import ravel_pytree
 from jloss import landscape
 from jloss._tables import InputError, Table, close_to
 from jloss.card import CARDS
+from jloss.history import best_epoch, gap
 from jloss.losses import classification, margin, regression
 from jloss.objective import Objective, objective
 from jloss.train import fit
@@ -152,12 +153,11 @@ class Result:
     @property
     def best(self) -> int:
         """The epoch with the lowest validation loss, whose params were kept, from 0."""
-        values = self.history["validation_loss"]
-        return int(np.argmin(np.where(np.isfinite(values), values, np.inf)))
+        return best_epoch(self.history)
 
     def gap(self, epoch: int) -> float:
         """Validation minus training loss at an epoch: how much was learnt by heart."""
-        return float(self.history["validation_loss"][epoch] - self.history["train_loss"][epoch])
+        return float(gap(self.history)[epoch])
 
 
 @dataclass(frozen=True)

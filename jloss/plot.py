@@ -4,10 +4,10 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
+from jloss._grid import BLUE, COLORMAP, GREY, ORANGE, Axis, grid, scale
+from jloss._interactive import interactive as interactive
 from jloss._optional import optional
 from jloss.landscape import Plane
 from jloss.sweep import Sweep
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
 
     from jloss.curvature import SpectralDensity
 
-# Okabe and Ito's colours, told apart under every kind of colour blindness; viridis likewise.
-_BLUE, _ORANGE, _GREY = "#0072B2", "#D55E00", "#595959"
-_COLORMAP = "viridis"
 _GAP = {"facecolor": "#e8e8e8", "edgecolor": "#9a9a9a", "hatch": "////", "linewidth": 0.0}
 _LEVELS = 21
 
@@ -56,14 +53,14 @@ def contour(source: Plane | Sweep, name: str | None = None, ax: "Axes | None" = 
         ax.patch.set(**_GAP)
     if values.count():
         levels, style = _levels(values)
-        filled = ax.contourf(x, y, values.T, levels, cmap=_COLORMAP, **style)
+        filled = ax.contourf(x, y, values.T, levels, cmap=COLORMAP, **style)
         ax.contour(x, y, values.T, levels, colors="white", linewidths=0.3, alpha=0.6)
         _add_colorbar(ax, filled, levels, field)
     if isinstance(source, Plane):
         _add_path(ax, source)
     _add_legend(ax, gaps=bool(values.mask.any()))
-    ax.set(xlabel=field.x.label, xlim=(x[0], x[-1]), xscale=_scale(x))
-    ax.set(ylabel=field.y.label, ylim=(y[0], y[-1]), yscale=_scale(y))
+    ax.set(xlabel=field.x.label, xlim=(x[0], x[-1]), xscale=scale(x))
+    ax.set(ylabel=field.y.label, ylim=(y[0], y[-1]), yscale=scale(y))
     _thin_ticks(ax.xaxis, ax.yaxis)
     return ax
 
@@ -100,16 +97,16 @@ def surface(source: Plane | Sweep, name: str | None = None, ax: "Axes | None" = 
     x, y = np.meshgrid(field.x.at, field.y.at, indexing="ij")
     missing = ~np.isfinite(field.values)
     label, height = field.label, np.where(missing, np.nan, field.values)
-    if _scale(height[~missing]) == "log":
+    if scale(field.values) == "log":
         label, height = f"{label} (log scale)", np.log10(height)
         axes.zaxis.set_major_formatter(lambda z, _: f"{10**z:.2g}")
     if missing.all():
         axes.set_zlim(0, 1)
     else:
-        style = {"cmap": _COLORMAP, "linewidth": 0, "antialiased": False}
+        style = {"cmap": COLORMAP, "linewidth": 0, "antialiased": False}
         axes.plot_surface(x, y, height, rcount=x.shape[0], ccount=x.shape[1], **style)
     if missing.any():
-        floor, style = axes.get_zlim()[0], {"color": _GREY, "marker": "x", "s": 6}
+        floor, style = axes.get_zlim()[0], {"color": GREY, "marker": "x", "s": 6}
         axes.scatter(x[missing], y[missing], floor, label="not finite", **style)
         axes.legend(loc="upper left", fontsize="small")
     axes.set_xlabel(field.x.name, labelpad=6)
@@ -143,11 +140,11 @@ def line(source: Sweep, name: str | None = None, ax: "Axes | None" = None) -> "A
     """
     if len(source.axes) != 1:
         raise ValueError(f"line: one axis is needed, not {len(source.axes)}")
-    (x,), values = _sorted(source, name)
+    (x,), values, *_ = grid(source, name)
     ax = _axes() if ax is None else ax
-    _draw_line(ax, x.at, values, color=_BLUE)
+    _draw_line(ax, x.at, values, color=BLUE)
     _hatch_gaps(ax, x.at, np.isfinite(values))
-    ax.set(xlabel=x.label, ylabel=name or "value", xscale=_scale(x.at), yscale=_scale(values))
+    ax.set(xlabel=x.label, ylabel=name or "value", xscale=scale(x.at), yscale=scale(values))
     return ax
 
 
@@ -174,7 +171,7 @@ def curves(history: Mapping[str, Any], name: str = "loss", ax: "Axes | None" = N
     >>> [text.get_text() for text in ax.get_legend().get_texts()]
     ['train', 'validation', 'best epoch: 2']
     """
-    parts = {"train": _BLUE, "validation": _ORANGE}
+    parts = {"train": BLUE, "validation": ORANGE}
     found = {part: history[f"{part}_{name}"] for part in parts if f"{part}_{name}" in history}
     if not found:
         names = sorted(key.removeprefix("train_") for key in history if key.startswith("train_"))
@@ -188,12 +185,12 @@ def curves(history: Mapping[str, Any], name: str = "loss", ax: "Axes | None" = N
     if np.isfinite(judged).any():
         best = int(np.nanargmin(np.where(np.isfinite(judged), judged, np.nan)))
         ax.axvline(
-            epochs[best], color=_GREY, linestyle="--", linewidth=1, label=f"best epoch: {best + 1}"
+            epochs[best], color=GREY, linestyle="--", linewidth=1, label=f"best epoch: {best + 1}"
         )
         ax.plot(epochs[best], found["validation"][best], "o", color=parts["validation"])
     values = np.concatenate(list(found.values()))
     _hatch_gaps(ax, epochs, np.all([np.isfinite(v) for v in found.values()], axis=0))
-    ax.set(xlabel="epoch", ylabel=name, yscale=_scale(values))
+    ax.set(xlabel="epoch", ylabel=name, yscale=scale(values))
     ax.xaxis.set_major_locator(optional("matplotlib.ticker", "plot").MaxNLocator(integer=True))
     ax.legend()
     return ax
@@ -231,12 +228,12 @@ def spectrum(
     size, value = np.asarray(found.errors.total), np.asarray(found.value)
     floor = max(1e-7 * value.max(), 1e-2 / (source.size * width * np.sqrt(2 * np.pi)))
     ax = _axes() if ax is None else ax
-    style = {"color": _BLUE, "linewidth": 0.0}
+    style = {"color": BLUE, "linewidth": 0.0}
     below, above = np.maximum(value - size, floor), np.maximum(value + size, floor)
     ax.fill_between(x, below, above, alpha=0.25, label="95% band of all errors", **style)
-    ax.plot(x, np.where(value > floor, value, np.nan), color=_BLUE, label="density")
+    ax.plot(x, np.where(value > floor, value, np.nan), color=BLUE, label="density")
     if low < 0 < high:
-        ax.axvline(0.0, color=_GREY, linestyle="--", linewidth=1)
+        ax.axvline(0.0, color=GREY, linestyle="--", linewidth=1)
     ax.set(xlabel="eigenvalue", ylabel=f"density (smoothed by {width:.2g})")
     ax.set(yscale="log", ylim=(floor, 2 * above.max()), xlim=(x[0], x[-1]))
     _thin_ticks(ax.xaxis)
@@ -244,51 +241,22 @@ def spectrum(
     return ax
 
 
-class _Axis(NamedTuple):
-    name: str
-    label: str
-    at: np.ndarray
-
-
 class _Field(NamedTuple):
-    x: _Axis
-    y: _Axis
+    x: Axis
+    y: Axis
     values: np.ndarray
     label: str
 
 
 def _field(caller: str, source: Plane | Sweep, name: str | None) -> _Field:
-    if isinstance(source, Plane):
-        a = _Axis("a", "a (steps along the first direction)", np.asarray(source.a, float))
-        b = _Axis("b", "b (steps along the second direction)", np.asarray(source.b, float))
-        return _Field(a, b, np.asarray(source.values, float), "loss")
-    if len(source.axes) != 2 or min(source.shape) < 2:
+    if isinstance(source, Sweep) and (len(source.axes) != 2 or min(source.shape) < 2):
         raise ValueError(
             f"{caller}: two axes of at least two points are needed, not {source.shape}; "
             "a sweep over one axis is drawn by line"
         )
-    (x, y), values = _sorted(source, name)
-    return _Field(x, y, values, name or "value")
-
-
-def _sorted(source: Sweep, name: str | None) -> tuple[list[_Axis], np.ndarray]:
-    """The axes of a sweep in rising order, and its values in the same order."""
-    values, axes = np.asarray(source.numbers(name), float), []
-    for dimension, (axis, points) in enumerate(source.axes.items()):
-        drawn = _axis(axis, points)
-        order = np.argsort(drawn.at)
-        values = np.take(values, order, axis=dimension)
-        axes.append(drawn._replace(at=drawn.at[order]))
-    return axes, values
-
-
-def _axis(name: str, points: Any) -> _Axis:
-    """Numbers stand where they are; keys, vectors and pytrees are drawn in their order."""
-    leaves = jax.tree.leaves(points)
-    numeric = jnp.issubdtype(leaves[0].dtype, np.number) or leaves[0].dtype == bool
-    if len(leaves) == 1 and leaves[0].ndim == 1 and numeric:
-        return _Axis(name, name, np.asarray(leaves[0], float))
-    return _Axis(name, f"{name} (number in order)", np.arange(float(len(leaves[0]))))
+    drawn = grid(source, name)
+    x, y = drawn.axes
+    return _Field(x, y, drawn.values, drawn.label)
 
 
 def _axes(**kind: Any) -> "Axes":
@@ -302,17 +270,10 @@ def _axes(**kind: Any) -> "Axes":
     return make(figsize=(5.6, 4.2), layout="constrained").add_subplot(**kind)
 
 
-def _scale(values: np.ndarray) -> str:
-    """``"log"`` for positive values over more than two decades."""
-    values = values[np.isfinite(values)]
-    spans = values.size > 0 and values.min() > 0 and values.max() > 100 * values.min()
-    return "log" if spans else "linear"
-
-
 def _levels(values: np.ma.MaskedArray) -> tuple[np.ndarray, dict[str, Any]]:
     """Levels that cover the values, and how `contourf` is to colour them."""
     low, high = float(values.min()), float(values.max())
-    if _scale(values.compressed()) == "log":
+    if scale(values.compressed()) == "log":
         norm = optional("matplotlib.colors", "plot").LogNorm
         return np.geomspace(low, high, _LEVELS), {"norm": norm(low, high)}
     if low == high:  # a flat field has one colour, in the middle of the scale
@@ -322,7 +283,7 @@ def _levels(values: np.ma.MaskedArray) -> tuple[np.ndarray, dict[str, Any]]:
 
 
 def _add_colorbar(ax: "Axes", filled: Any, levels: np.ndarray, field: _Field) -> None:
-    logarithmic = _scale(field.values) == "log"
+    logarithmic = scale(field.values) == "log"
     ticks = {"ticks": levels[::5], "format": "%.2g"} if logarithmic else {}
     bar = ax.figure.colorbar(filled, ax=ax, label=field.label, **ticks)
     bar.ax.minorticks_off()
@@ -334,7 +295,7 @@ def _add_path(ax: "Axes", plane: Plane) -> None:
         ax.plot(*plane.path.T, "-", color="black", linewidth=2.4)
         ax.plot(*plane.path.T, ".-", linewidth=1.2, markersize=6, label="training path", **style)
         ax.plot(*plane.path[0], "s", markersize=7, label="its start", **style)
-    ax.plot(0, 0, "*", color=_ORANGE, markeredgecolor="white", markersize=13, label="params")
+    ax.plot(0, 0, "*", color=ORANGE, markeredgecolor="white", markersize=13, label="params")
 
 
 def _add_legend(ax: "Axes", gaps: bool) -> None:

@@ -5,29 +5,23 @@ import inspect
 import itertools
 import math
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 from jax.core import Tracer
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jloss import _store
+from jloss import _devices, _plan, _store
 from jloss._optional import optional
+from jloss._plan import Plan
 from jloss.average import Statistic
-
-_SECONDS = 0.5  # that a block is to take: what an interrupt or a kill may cost
-_FEW, _MANY = 1, 1024  # points at a time that are tried
-_HOST_MEMORY = 2**26  # what a processor's caches still help with, in bytes
-
 
 # The result --------------------------------------------------------------------------------------
 
@@ -268,37 +262,17 @@ def sweep(
     batches = _Batches(data, again=out is not None)
     traced, shapes = points.trace(batches.first)
     if any(isinstance(leaf, Tracer) for leaf in (*traced.consts, *points.leaves())):
-        values = _transformed(points, batches, batch_size or _MANY)
+        values = _transformed(points, batches, batch_size or _plan.MANY)
     else:
         folder = None if out is None else _folder(Path(out), points, batches, traced)
         with folder or contextlib.nullcontext(), _bar(progress, points, batches) as advance:
-            devices = _devices(mesh)
-            plan = folder.plan(_Plan) if folder else None
-            plan = plan or _plan(points, batches.first, devices, batch_size, memory_limit)
-            if folder:
-                folder.open(plan, shapes, points.size)
+            devices = _devices.local(mesh)
+            plan = _agreed_plan(
+                points, batches.first, devices, folder, shapes, batch_size, memory_limit
+            )
             run = _Runner(points, plan, devices)
             values = _all_blocks(run, plan, points, batches, shapes, folder, advance)
     return Sweep(axes, points.on_grid(values), paired)
-
-
-def one_device_per_core(cores: int | None = None) -> None:
-    """Makes every core of this processor a device of its own, which sweeps then share out over.
-
-    Each core does whole points, so that none waits for another. To be called before JAX is first
-    used; as an environment variable:
-    ``XLA_FLAGS="--xla_force_host_platform_device_count=8 --xla_cpu_multi_thread_eigen=false"``.
-
-    Args:
-      cores: how many; all that this process may run on if not given.
-
-    Raises:
-      RuntimeError: JAX has been used already.
-    """
-    available = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
-    flags = os.environ.get("XLA_FLAGS", "")
-    os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
-    jax.config.update("jax_num_cpu_devices", cores or len(available))
 
 
 # Points and batches ------------------------------------------------------------------------------
@@ -358,94 +332,28 @@ class _Batches:
         return iter(self.data)
 
 
-def _devices(mesh: Mesh | None) -> list[Any]:
-    if mesh is None:
-        return jax.local_devices()
-    if not isinstance(mesh, Mesh):
-        raise TypeError(f"sweep: mesh must be a jax.sharding.Mesh, not {type(mesh).__name__}")
-    return [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
-
-
-# How many points at a time -----------------------------------------------------------------------
-
-
-class _Plan(NamedTuple):
-    """How points are grouped.
-
-    Attributes:
-      batch: points that a device takes together.
-      block: points that are dispatched together, to all devices.
-    """
-
-    batch: int
-    block: int
-
-
-def _plan(
+def _agreed_plan(
     points: _Points,
     batch: Any,
     devices: list[Any],
+    folder: "_store.Folder | None",
+    shapes: Any,
     batch_size: int | None,
     memory_limit: int | None,
-) -> _Plan:
-    """Measures which number of points at a time is fastest, among those that fit into memory."""
-    share = -(-points.size // len(devices))
-    limit = memory_limit or _free_memory(devices[0])
-    if batch_size is not None:
-        chosen = min(batch_size, share)
-        return _Plan(chosen, _blocks(chosen, share, None) * len(devices))
-    few = _Candidate(points, batch, min(_FEW, share))
-    if few.memory > limit:
-        raise ValueError(
-            f"sweep: a single point needs {few.memory} bytes, more than memory_limit={limit}"
+) -> Plan:
+    """How points are grouped: as the folder has it, or as the first process finds best."""
+    plan = Plan(0, 0)
+    if jax.process_index() == 0:
+        shared = points.columns, batch
+        plan = (folder and folder.plan(Plan)) or _plan.choose(
+            points.at, points.size, shared, devices, batch_size, memory_limit
         )
-    many = min(share, _MANY, max(1, limit // max(few.memory, 1)))
-    candidates = [few]
-    # XLA's processor backend turns a batch of kernels into a grouped convolution, which is slow.
-    if many > few.points and not (devices[0].platform == "cpu" and few.convolves):
-        other = _Candidate(points, batch, many)
-        while other.memory > limit and other.points > 1:
-            other = _Candidate(points, batch, other.points // 2)
-        candidates.append(other)
-    best = min(candidates, key=lambda candidate: candidate.seconds / candidate.points)
-    chunks = max(1, int(_SECONDS / best.seconds)) if len(candidates) > 1 or share > 1 else 1
-    return _Plan(best.points, _blocks(best.points, share, chunks) * len(devices))
-
-
-def _blocks(batch: int, share: int, chunks: int | None) -> int:
-    """The points of a block on one device: whole batches, and not many more than there are."""
-    most = -(-share // batch)
-    return batch * min(most, chunks or max(1, _MANY // batch))
-
-
-def _free_memory(device: Any) -> int:
-    stats = device.memory_stats() or {}
-    if device.platform == "cpu" or "bytes_limit" not in stats:
-        return _HOST_MEMORY
-    return (stats["bytes_limit"] - stats.get("bytes_in_use", 0)) // 2
-
-
-class _Candidate:
-    """A number of points at a time, compiled: what it needs and how long it takes."""
-
-    def __init__(self, points: _Points, batch: Any, count: int):
-        self.points = count
-        self._arguments = (jnp.arange(count), points.columns, batch)
-        lowered = jax.jit(jax.vmap(points.at, in_axes=(0, None, None))).lower(*self._arguments)
-        self.convolves = "convolution" in lowered.as_text()
-        self._run = lowered.compile()
-        analysis: Any = self._run.memory_analysis()
-        self.memory = analysis.temp_size_in_bytes + analysis.output_size_in_bytes
-
-    @property
-    def seconds(self) -> float:
-        """The shortest of a few runs."""
-        found = []
-        while len(found) < 2 or (sum(found) < 0.05 and len(found) < 10):
-            start = time.perf_counter()
-            jax.block_until_ready(self._run(*self._arguments))
-            found.append(time.perf_counter() - start)
-        return min(found[1:])
+        if folder:  # before the others, who may be done with a block at once, go on
+            folder.open(plan, shapes, points.size)
+    plan = Plan(*map(int, _devices.as_the_first_says(plan)))
+    if folder:
+        folder.open(plan, shapes, points.size)
+    return plan
 
 
 # Evaluation --------------------------------------------------------------------------------------
@@ -454,7 +362,7 @@ class _Candidate:
 class _Runner:
     """The one compiled program, which does a block of points on all devices."""
 
-    def __init__(self, points: _Points, plan: _Plan, devices: list[Any]):
+    def __init__(self, points: _Points, plan: Plan, devices: list[Any]):
         self.points, self.plan = points, plan
         mesh = Mesh(np.asarray(devices), ("points",))
         self._everywhere = NamedSharding(mesh, PartitionSpec())
@@ -501,7 +409,7 @@ def _transformed(points: _Points, batches: _Batches, size: int) -> Any:
 
 def _all_blocks(
     run: _Runner,
-    plan: _Plan,
+    plan: Plan,
     points: _Points,
     batches: _Batches,
     shapes: Any,
@@ -510,8 +418,10 @@ def _all_blocks(
 ) -> Any:
     """The values at all points: the blocks of this process evaluated, the others fetched."""
     count = -(-points.size // plan.block)
-    todo = [block for block in range(count) if not folder or block not in folder.done]
-    mine = todo[jax.process_index() :: jax.process_count()]
+    found = folder.done if folder else set()
+    done = _devices.as_the_first_says([block in found for block in range(count)])
+    todo = np.flatnonzero(np.logical_not(done)).tolist()
+    mine = dict.fromkeys(todo[jax.process_index() :: jax.process_count()])
     values = jax.tree.map(lambda s: np.zeros((points.size, *s.shape), s.dtype), shapes)
 
     def part(block: int) -> slice:
@@ -528,7 +438,7 @@ def _all_blocks(
             for batch in map(run.put, batches):
                 add(block, run.start(block, batch))
             folder.write(block, _picked(values, part(block)))
-        _wait_for_all("sweep")
+        _devices.wait_for_all("sweep")
         for block in range(count):
             if block not in mine:
                 _copy(folder.read_block(block), values, part(block))
@@ -542,7 +452,7 @@ def _all_blocks(
             ahead = started
         if ahead:
             add(*ahead)
-    return values if jax.process_count() == 1 else _exchanged(values)
+    return values if jax.process_count() == 1 else _devices.exchanged(values)
 
 
 def _picked(values: Any, at: slice) -> Any:
@@ -552,18 +462,6 @@ def _picked(values: Any, at: slice) -> Any:
 def _copy(found: Iterable[np.ndarray], values: Any, at: slice) -> None:
     for leaf, new in zip(jax.tree.leaves(values), found, strict=True):
         leaf[at] = new
-
-
-def _exchanged(values: Any) -> Any:
-    """The sum over all processes, each of which has zeros where it did nothing."""
-    return jax.tree.map(
-        lambda leaf: multihost_utils.process_allgather(leaf).sum(0, dtype=leaf.dtype), values
-    )
-
-
-def _wait_for_all(name: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
 
 
 @contextlib.contextmanager

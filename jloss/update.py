@@ -10,11 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.sharding import Mesh
 
 from jloss._gradient import gradient, leading
 from jloss.average import Average
 from jloss.objective import Objective
 from jloss.precision import LossScale
+from jloss.sharding import split
 
 if TYPE_CHECKING:  # optax costs more to import than jloss does
     import optax
@@ -66,6 +68,7 @@ class State:
       ema: an average of the params over the updates, or None: ``state.ema.params``.
       loss_scale: what keeps float16 gradients from underflow, or None.
       optimizer: the optax optimizer. Two states share compiled programs if it is the same object.
+      mesh: the devices that `shard` put it on, or None.
     """
 
     params: Any
@@ -77,6 +80,7 @@ class State:
     ema: Ema | None
     loss_scale: LossScale | None
     optimizer: "optax.GradientTransformation" = field(metadata={"static": True})
+    mesh: Mesh | None = field(default=None, metadata={"static": True})
 
 
 def init(
@@ -247,7 +251,7 @@ def advance(
     _check_opt_state(state)
     on_batch = gradient(
         objective,
-        batch,
+        split(batch, state.mesh),
         microbatches=microbatches,
         scale=1.0 if state.loss_scale is None else state.loss_scale.value,
         model_state=state.model_state,

@@ -1,0 +1,62 @@
+"""Devices and processes: which of them there are, and what they tell each other.
+
+A sweep has three places where processes meet, however many points it has: the plan, the blocks that
+are done already, and the values at the end.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
+
+
+def one_device_per_core(cores: int | None = None) -> None:
+    """Makes every core of this processor a device of its own, which sweeps then share out over.
+
+    Each core does whole points, so that none waits for another. To be called before JAX is first
+    used; as an environment variable:
+    ``XLA_FLAGS="--xla_force_host_platform_device_count=8 --xla_cpu_multi_thread_eigen=false"``.
+
+    Args:
+      cores: how many; all that this process may run on if not given.
+
+    Raises:
+      RuntimeError: JAX has been used already.
+    """
+    available = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_cpu_multi_thread_eigen=false".strip()
+    jax.config.update("jax_num_cpu_devices", cores or len(available))
+
+
+def local(mesh: Mesh | None) -> list[Any]:
+    """The devices of this process: all, or those in the mesh."""
+    if mesh is None:
+        return jax.local_devices()
+    if not isinstance(mesh, Mesh):
+        raise TypeError(f"sweep: mesh must be a jax.sharding.Mesh, not {type(mesh).__name__}")
+    return [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
+
+
+def as_the_first_says(numbers: Sequence[int]) -> Any:
+    """The numbers of the first process: timings differ, and blocks get done meanwhile."""
+    if jax.process_count() == 1:
+        return numbers
+    return multihost_utils.broadcast_one_to_all(np.asarray(numbers))
+
+
+def wait_for_all(name: str) -> None:
+    """Returns when all processes have come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def exchanged(values: Any) -> Any:
+    """The sum over all processes, each of which has zeros where it did nothing."""
+    return jax.tree.map(
+        lambda leaf: multihost_utils.process_allgather(leaf).sum(0, dtype=leaf.dtype), values
+    )
