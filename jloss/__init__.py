@@ -131,7 +131,7 @@ from jloss.sweep import (
 )
 
 if TYPE_CHECKING:
-    from jloss import curvature, landscape, optimizers, plot
+    from jloss import balance, curvature, landscape, optimizers, plot
     from jloss._export import export
     from jloss.explanation import Explanation, explain
     from jloss.history import csv_log, json_log, overfitting, tensorboard_log
@@ -168,6 +168,7 @@ __all__ = [
     "approx_ndcg_loss",
     "approx_t12n",
     "average",
+    "balance",
     "binary_cross_entropy",
     "binary_dice_loss",
     "bound_t12n",
@@ -265,7 +266,7 @@ __all__ = [
 ]
 
 # Rooms that many programs never enter open when they are first asked for.
-_LATER = {room: room for room in ("curvature", "landscape", "optimizers", "plot")} | {
+_LATER = {room: room for room in ("balance", "curvature", "landscape", "optimizers", "plot")} | {
     "Ema": "update",
     "Explanation": "explanation",
     "GradientStatistics": "statistics",

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from jloss._gradient import gradient, leading
 from jloss.average import Average
-from jloss.objective import Objective
+from jloss.objective import Objective, term_gradients
 from jloss.precision import LossScale
 from jloss.sharding import split
 
@@ -249,15 +249,11 @@ def advance(
     import optax
 
     _check_opt_state(state)
-    on_batch = gradient(
-        objective,
-        split(batch, state.mesh),
-        microbatches=microbatches,
-        scale=1.0 if state.loss_scale is None else state.loss_scale.value,
-        model_state=state.model_state,
-        key=None if state.key is None else jax.random.fold_in(state.key, state.step),
-        step=state.step,
-    )
+    batch = split(batch, state.mesh)
+    key = None if state.key is None else jax.random.fold_in(state.key, state.step)
+    context = {"model_state": state.model_state, "key": key, "step": state.step}
+    scale = 1.0 if state.loss_scale is None else state.loss_scale.value
+    on_batch = gradient(objective, batch, microbatches=microbatches, scale=scale, **context)
     (value, found), grads = on_batch.value_and_grad(state.params)
     # Line searches, second-order and sharpness-aware optimizers want more than the gradient.
     wanted = _context(
@@ -266,8 +262,9 @@ def advance(
         grad=grads,
         batch=batch,
         # optax's line searches refuse what their value_fn does not name.
-        value_fn=lambda params, batch=None, grad_fn=None: on_batch.value(params),
+        value_fn=lambda params, batch=None, grad_fn=None, terms=None: on_batch.value(params),
         grad_fn=lambda params, _: on_batch.value_and_grad(params)[1],
+        terms=partial(term_gradients, objective, state.params, batch, **context),
     )
     updates, opt_state = state.optimizer.update(grads, state.opt_state, state.params, **wanted)
     params = optax.apply_updates(state.params, updates)
@@ -280,9 +277,9 @@ def advance(
         ema=None if state.ema is None else state.ema.after(params),
     )
     kept = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, state)
-    scale = None if state.loss_scale is None else state.loss_scale.after(finite)
+    next_scale = None if state.loss_scale is None else state.loss_scale.after(finite)
     skipped = state.skipped + jnp.where(finite, 0, 1)
-    return replace(kept, step=state.step + 1, skipped=skipped, loss_scale=scale), found.average
+    return replace(kept, step=state.step + 1, skipped=skipped, loss_scale=next_scale), found.average
 
 
 def _check_opt_state(state: State) -> None:
