@@ -27,6 +27,7 @@ OBJECTIVE = jloss.objective(
     jloss.softmax_cross_entropy_with_integer_labels,
 )
 
+
 def value(params, batch):
     """Without the checks of labels that checkify would turn on: they cannot be stored."""
     return checkify.checkify(OBJECTIVE, errors=frozenset())(params, batch)[1].value
