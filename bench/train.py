@@ -1,9 +1,10 @@
 """Steps and fits of the same models against hand-written loops and against other libraries.
 
-Limits: one update a dispatch may cost at most 1.03 times that of a jitted optax loop written by hand
-(which looks for no NaN); for a model below 1,000 parameters, `jloss.steps` must be at least 2.5 times
-as fast as that loop; an epoch of `jloss.fit` must take less time than one of keras on JAX and than one of a
-loop over flax nnx's jitted step, for an MLP and for a CNN, each in a process of its own.
+Limits: one update a dispatch takes at most 1.03 times what a jitted optax loop written by hand
+takes (which looks for no NaN); for a model below 1,000 parameters, `jloss.steps` is at least 2.5
+times as fast as that loop; an epoch of `jloss.fit` takes less time than one of keras on JAX and
+than one of a loop over flax nnx's jitted step, for an MLP and for a CNN, each in a process of its
+own.
 
 Command: ``python -m bench.train``.
 """
@@ -150,7 +151,7 @@ def fit_jloss(name, inputs, labels):
     loss = jloss.softmax_cross_entropy_with_integer_labels
     objective = jloss.objective(cnn if name == "cnn" else perceptron, loss)
     state = jloss.init(params, optax.adam(1e-3))
-    for epoch in range(EPOCHS):
+    for _ in range(EPOCHS):
         start = time.perf_counter()
         state, history = jloss.fit(objective, state, (inputs, labels), epochs=1, batch_size=BATCH)
         yield time.perf_counter() - start, float(history["loss"][-1])
@@ -165,7 +166,7 @@ def fit_nnx(name, inputs, labels):
     rngs = nnx.Rngs(0)
     dense = lambda sizes: [
         nnx.Linear(m, n, rngs=rngs) for m, n in zip(sizes, sizes[1:], strict=False)
-    ]  # noqa: E731, E501
+    ]
     if name == "cnn":
         parts = [
             nnx.Conv(1, 16, (3, 3), strides=2, rngs=rngs),
@@ -227,7 +228,7 @@ FITS = {"jloss": fit_jloss, "nnx": fit_nnx, "keras": fit_keras}
 
 
 def one_fit(library, name):
-    """Prints what a fit took, as JSON: its first epoch compiles, the fastest of the others counts."""
+    """Prints as JSON what a fit took: the first epoch compiles, the fastest of the others counts."""
     start = time.perf_counter()
     epochs = list(FITS[library](name, *data(name)))
     seconds, losses = zip(*epochs, strict=True)
