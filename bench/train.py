@@ -9,6 +9,7 @@ own.
 Command: ``python -m bench.train``.
 """
 
+import itertools
 import json
 import os
 import resource
@@ -164,9 +165,10 @@ def fit_nnx(name, inputs, labels):
     from flax import nnx
 
     rngs = nnx.Rngs(0)
-    dense = lambda sizes: [
-        nnx.Linear(m, n, rngs=rngs) for m, n in zip(sizes, sizes[1:], strict=False)
-    ]
+
+    def dense(sizes):
+        return [nnx.Linear(m, n, rngs=rngs) for m, n in itertools.pairwise(sizes)]
+
     if name == "cnn":
         parts = [
             nnx.Conv(1, 16, (3, 3), strides=2, rngs=rngs),
@@ -228,7 +230,7 @@ FITS = {"jloss": fit_jloss, "nnx": fit_nnx, "keras": fit_keras}
 
 
 def one_fit(library, name):
-    """Prints as JSON what a fit took: the first epoch compiles, the fastest of the others counts."""
+    """Prints as JSON what a fit took: the first epoch compiles, the fastest other one counts."""
     start = time.perf_counter()
     epochs = list(FITS[library](name, *data(name)))
     seconds, losses = zip(*epochs, strict=True)
