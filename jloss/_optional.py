@@ -14,6 +14,7 @@ _USES = {
     "pandas": "reading a table",
     "pyarrow": "reading a parquet file",
     "mpmath": "a check",
+    "tensorboardX": "a log for TensorBoard",
     "xarray": "to_xarray",
 }
 

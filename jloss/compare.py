@@ -18,7 +18,8 @@ from jax.flatten_util import ravel_pytree
 from jloss import landscape
 from jloss._tables import InputError, Table, close_to
 from jloss.card import CARDS
-from jloss.losses import classification, margin, regression
+from jloss.history import best_epoch, gap
+from jloss.losses import binary, classification, margin, regression
 from jloss.objective import Objective, objective
 from jloss.train import fit
 from jloss.update import State, init
@@ -82,8 +83,8 @@ LOSSES: Mapping[str, Mapping[Loss, Reading]] = {
         regression.quantile_loss: VALUE,
     },
     "binary": {
-        classification.sigmoid_binary_cross_entropy: LOGIT,
-        classification.sigmoid_focal_loss: LOGIT,
+        binary.sigmoid_binary_cross_entropy: LOGIT,
+        binary.sigmoid_focal_loss: LOGIT,
         margin.hinge_loss: MARGIN,
         regression.squared_error: NUMBER,
     },
@@ -152,12 +153,11 @@ class Result:
     @property
     def best(self) -> int:
         """The epoch with the lowest validation loss, whose params were kept, from 0."""
-        values = self.history["validation_loss"]
-        return int(np.argmin(np.where(np.isfinite(values), values, np.inf)))
+        return best_epoch(self.history)
 
     def gap(self, epoch: int) -> float:
         """Validation minus training loss at an epoch: how much was learnt by heart."""
-        return float(self.history["validation_loss"][epoch] - self.history["train_loss"][epoch])
+        return float(gap(self.history)[epoch])
 
 
 @dataclass(frozen=True)

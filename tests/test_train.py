@@ -246,7 +246,7 @@ def test_bad_batches_are_skipped_and_counted_and_shown_in_the_history():
 )
 def test_a_first_epoch_without_any_update_is_an_error(params, culprit):
     norm = lambda params, batch: average(batch * jnp.sqrt(jnp.sum(params**2)))  # noqa: E731
-    with pytest.raises(FloatingPointError, match=f"all 3 batches of the first epoch the {culprit}"):
+    with pytest.raises(FloatingPointError, match=f"all 3 of the first epoch .* as the {culprit}"):
         fit(norm, init(params, SGD), np.ones(5, np.float32), batch_size=2)
 
 
@@ -280,7 +280,9 @@ def test_a_fit_compiles_few_programs(caplog):
     # The copy is that of the best params; the state's own was compiled by init.
     messages = [record.getMessage().split() for record in caplog.records]
     programs = sorted(words[1] for words in messages if words[0] == "Compiling")
-    assert programs == ["jit(_epoch)", "jit(_evaluate)", "jit(_evaluate)", "jit(copied)"]
+    # So was perhaps the one of the values, which depends on the number of metrics alone.
+    programs = [name for name in programs if name != "jit(_values)"]
+    assert programs == ["jit(_copied)", "jit(_epoch)", "jit(_evaluate)", "jit(_evaluate)"]
 
 
 def test_accuracy_is_a_metric_beside_the_loss():

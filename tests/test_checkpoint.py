@@ -1,0 +1,180 @@
+"""Checkpoints: a fit that is cut short and called again is the fit that was not, bit for bit."""
+
+import shutil
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from least_squares import ADAM, DATA, FEWER, INPUTS, LEAST_SQUARES, SGD, TARGETS, linear, zeros
+
+from jloss.average import average
+from jloss.train import fit
+from jloss.update import init
+
+OPTIONS = dict(validation=FEWER, epochs=5, batch_size=2, patience=4, key=jax.random.key(3))
+
+
+class CutError(Exception):
+    """What ends a fit from without."""
+
+
+def noisy(params, batch, key=None):
+    """Least squares with dropout, so that the keys of the updates matter."""
+    inputs, targets = batch
+    if key is not None:
+        inputs = inputs * jax.random.bernoulli(key, 0.8, inputs.shape)
+    return average((linear(params, inputs) - targets) ** 2)
+
+
+def start():
+    return init(zeros(), ADAM, key=jax.random.key(7))
+
+
+def same(ours, theirs):
+    """All leaves are equal bit for bit, NaN included."""
+    keys = lambda leaf: jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)  # noqa: E731
+    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        one, other = (jax.random.key_data(x) if keys(x) else x for x in (one, other))
+        np.testing.assert_array_equal(one, other)
+
+
+def cut_at(epoch):
+    """A callback that ends the fit after so many epochs."""
+    epochs = []
+
+    def callback(state, row):
+        epochs.append(row)
+        if len(epochs) > epoch:
+            raise CutError
+
+    return callback
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return fit(noisy, start(), DATA, **OPTIONS)
+
+
+@pytest.mark.parametrize("every", [None, 4])
+def test_a_fit_that_was_cut_goes_on_bit_for_bit(tmp_path, whole, every):
+    """Each epoch has six updates, so that every fourth is within one."""
+    options = OPTIONS | dict(checkpoint=tmp_path / "fit", checkpoint_every=every)
+    # In pieces of four the reported means are added up in another order.
+    whole = (
+        whole
+        if every is None
+        else fit(noisy, start(), DATA, **options | dict(checkpoint=tmp_path / "whole"))
+    )
+    for epoch in (0, 2):
+        with pytest.raises(RuntimeError, match=r"the callback cut_at\S*callback failed after"):
+            fit(noisy, start(), DATA, callback=cut_at(epoch), **options)
+    again = fit(noisy, start(), DATA, **options)
+    same(again, whole)
+    assert [*again[1]] == [*whole[1]]
+    # Called once more, it has nothing to do.
+    same(fit(noisy, start(), DATA, callback=cut_at(0), **options), whole)
+
+
+def test_batches_are_taken_up_where_they_were_left(tmp_path):
+    taken = []
+
+    def batches(epoch):
+        for place in np.random.default_rng(epoch).permutation(11):
+            taken.append((epoch, place))
+            yield INPUTS[place : place + 1], TARGETS[place : place + 1]
+            if len(taken) == 19:
+                raise CutError
+
+    options = dict(epochs=3, checkpoint_every=3)
+    with pytest.raises(CutError):
+        fit(noisy, start(), batches, checkpoint=tmp_path / "cut", **options)
+    again = fit(noisy, start(), batches, checkpoint=tmp_path / "cut", **options)
+    assert len(taken) < 60  # the first epoch was not gone through again
+    same(again, fit(noisy, start(), batches, checkpoint=tmp_path / "whole", **options))
+
+
+def test_more_epochs_go_on_from_the_last_one(tmp_path):
+    options = OPTIONS | dict(patience=None)
+    fit(noisy, start(), DATA, **options | dict(epochs=2), checkpoint=tmp_path)
+    again = fit(noisy, start(), DATA, **options, checkpoint=tmp_path)
+    same(again, fit(noisy, start(), DATA, **options))
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    path = tmp_path_factory.mktemp("kept") / "fit"
+    fit(LEAST_SQUARES, init(zeros(), ADAM), DATA, epochs=3, batch_size=11, checkpoint=path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"params": {"w": jnp.zeros(4), "b": jnp.zeros(())}},
+            r"another model: params\['w'\] is float32\(3,\) there and float32\(4,\) here; give",
+        ),
+        ({"params": {"w": jnp.zeros(3)}}, r"another model: params\['b'\] is .* and missing here"),
+        (
+            {"optimizer": SGD},
+            r"another optimizer: opt_state\[0\].count is int32\(\) there and miss",
+        ),
+        ({"batch_size": 4}, "another setting: batch_size is 11 there and 4 here"),
+        ({"key": jax.random.key(1)}, r"another setting: key is \[0 0\] there and \[0 1\] here"),
+        (
+            {"train": FEWER},
+            r"another setting: train is \[0\] float32\(11, 3\), .* and \[0\] float3",
+        ),
+    ],
+)
+def test_a_folder_of_another_fit_is_refused(kept, change, message):
+    given = dict(params=zeros(), optimizer=ADAM, train=DATA, batch_size=11, key=None) | change
+    state = init(given.pop("params"), given.pop("optimizer"))
+    with pytest.raises(ValueError, match=message):
+        fit(LEAST_SQUARES, state, given.pop("train"), epochs=3, checkpoint=kept, **given)
+
+
+def test_a_folder_of_another_version_is_refused(kept, monkeypatch):
+    monkeypatch.setattr("jloss.checkpoint._FORMAT", 7)
+    with pytest.raises(ValueError, match="written in format 1; this version of jloss reads 7"):
+        fit(LEAST_SQUARES, init(zeros(), ADAM), DATA, batch_size=11, checkpoint=kept)
+
+
+@pytest.mark.parametrize("part", ["tree", "notes/metadata"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_good(kept, tmp_path, part):
+    path = tmp_path / "fit"
+    shutil.copytree(kept, path)
+    damaged = path / "3" / part
+    if damaged.is_dir():
+        for file in damaged.rglob("*"):
+            if file.is_file() and file.name not in ("_METADATA", "commit_success.txt"):
+                file.write_bytes(file.read_bytes()[:10])
+    else:
+        damaged.write_text("{")
+    options = dict(epochs=3, batch_size=11, checkpoint=path)
+    with pytest.raises(ValueError, match="fit/3 cannot be read; delete it to go on from the one"):
+        fit(LEAST_SQUARES, init(zeros(), ADAM), DATA, **options)
+    shutil.rmtree(path / "3")
+    again = fit(LEAST_SQUARES, init(zeros(), ADAM), DATA, **options)
+    same(again, fit(LEAST_SQUARES, init(zeros(), ADAM), DATA, epochs=3, batch_size=11))
+
+
+def test_what_was_being_written_when_the_process_died_is_passed_over(kept, tmp_path):
+    path = tmp_path / "fit"
+    shutil.copytree(kept, path)
+    (path / "9.orbax-checkpoint-tmp").mkdir()
+    _, history = fit(
+        LEAST_SQUARES, init(zeros(), ADAM), DATA, epochs=4, batch_size=11, checkpoint=path
+    )
+    assert len(history["loss"]) == 4
+
+
+def test_checkpoints_without_orbax_name_the_extra(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "orbax.checkpoint", None)
+    monkeypatch.setitem(sys.modules, "orbax", None)
+    with pytest.raises(
+        ImportError, match=r'a checkpoint needs orbax: pip install "jloss\[train\]"'
+    ):
+        fit(LEAST_SQUARES, init(zeros(), SGD), DATA, checkpoint=tmp_path)
