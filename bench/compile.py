@@ -1,7 +1,7 @@
 """How long value and gradient of element-wise and row-wise losses take to trace and to compile,
 against optax's of the same names.
 
-Claim: all together no longer than optax's. The median of each is taken over interleaved
+Aim: all together no longer than optax's. The median of each is taken over interleaved
 compilations; what a loss has more to do (a mask, checks, lost digits kept) is in it.
 
 Command: ``python -m bench.compile``.
