@@ -20,19 +20,18 @@ from jloss.card import (
 from jloss.check import (
     check,
 )
-from jloss.losses.classification import (
-    make_fenchel_young_loss,
-    multiclass_sparsemax_loss,
+from jloss.losses.binary import (
     multilabel_soft_margin_loss,
-    poly_loss_cross_entropy,
-    safe_softmax_cross_entropy,
     sigmoid_binary_cross_entropy,
     sigmoid_focal_loss,
+)
+from jloss.losses.classification import (
+    poly_loss_cross_entropy,
+    safe_softmax_cross_entropy,
     smooth_labels,
     softmax_cross_entropy,
     softmax_cross_entropy_with_integer_labels,
     softmax_focal_loss,
-    sparsemax_loss,
 )
 from jloss.losses.divergence import (
     convex_kl_divergence,
@@ -47,6 +46,11 @@ from jloss.losses.embedding import (
     ntxent,
     triplet_margin_loss,
     triplet_margin_with_distance_loss,
+)
+from jloss.losses.lambdaweight import (
+    dcg2_lambdaweight,
+    dcg_lambdaweight,
+    labeldiff_lambdaweight,
 )
 from jloss.losses.linear import (
     AdaptiveSoftmax,
@@ -66,6 +70,15 @@ from jloss.losses.margin import (
     soft_margin_loss,
     squared_hinge_loss,
 )
+from jloss.losses.pairwise import (
+    margin_ranking_loss,
+    pairwise_hinge_loss,
+    pairwise_logistic_loss,
+    pairwise_mse_loss,
+    pairwise_qr_loss,
+    pairwise_soft_zero_one_loss,
+    pairwise_squared_hinge_loss,
+)
 from jloss.losses.penalty import (
     group_lasso_penalty,
     l1_penalty,
@@ -82,20 +95,19 @@ from jloss.losses.probabilistic import (
     poisson_nll_with_rates,
 )
 from jloss.losses.ranking import (
-    approx_ndcg_loss,
-    approx_t12n,
-    bound_t12n,
-    dcg2_lambdaweight,
-    dcg_lambdaweight,
-    gumbel_t12n,
-    labeldiff_lambdaweight,
     listmle_loss,
     pointwise_mse_loss,
     pointwise_sigmoid_loss,
     poly1_softmax_ranking_loss,
     ranking_softmax_loss,
-    segment_t12n,
     unique_softmax_loss,
+)
+from jloss.losses.ranking_metric import (
+    approx_ndcg_loss,
+    approx_t12n,
+    bound_t12n,
+    gumbel_t12n,
+    segment_t12n,
 )
 from jloss.losses.regression import (
     absolute_error,
@@ -120,6 +132,11 @@ from jloss.losses.segmentation import (
 from jloss.losses.sequence import (
     ctc_loss,
     ctc_loss_with_forward_probs,
+)
+from jloss.losses.sparsemax import (
+    make_fenchel_young_loss,
+    multiclass_sparsemax_loss,
+    sparsemax_loss,
 )
 from jloss.metrics import (
     accuracy,
@@ -146,9 +163,13 @@ from jloss.sweep import (
 if TYPE_CHECKING:
     from jloss import balance, curvature, landscape, optimizers, plot
     from jloss._export import export
+    from jloss.explanation import Explanation, explain
     from jloss.history import csv_log, json_log, overfitting, tensorboard_log
+    from jloss.precision import LossScale, mixed_precision
+    from jloss.sharding import shard, shard_rows
+    from jloss.statistics import GradientStatistics, gradient_statistics
     from jloss.train import NotFiniteError, fit
-    from jloss.update import State, init, step
+    from jloss.update import Ema, State, init, step, steps
 
 __version__ = "0.1.0"
 
@@ -159,6 +180,10 @@ __all__ = [
     "Average",
     "Card",
     "Domain",
+    "Ema",
+    "Explanation",
+    "GradientStatistics",
+    "LossScale",
     "NotFiniteError",
     "State",
     "Statistic",
@@ -197,6 +222,7 @@ __all__ = [
     "dcg2_lambdaweight",
     "dcg_lambdaweight",
     "dice_loss",
+    "explain",
     "export",
     "f1",
     "fit",
@@ -204,6 +230,7 @@ __all__ = [
     "generalized_cross_entropy",
     "generalized_dice_loss",
     "generalized_kl_divergence",
+    "gradient_statistics",
     "group_lasso_penalty",
     "gumbel_t12n",
     "hinge_embedding_loss",
@@ -222,9 +249,11 @@ __all__ = [
     "listmle_loss",
     "log_cosh",
     "make_fenchel_young_loss",
+    "margin_ranking_loss",
     "mean",
     "mean_absolute_percentage_error",
     "metric",
+    "mixed_precision",
     "multi_margin_loss",
     "multiclass_generalized_dice_loss",
     "multiclass_hinge_loss",
@@ -238,6 +267,12 @@ __all__ = [
     "one_device_per_core",
     "optimizers",
     "overfitting",
+    "pairwise_hinge_loss",
+    "pairwise_logistic_loss",
+    "pairwise_mse_loss",
+    "pairwise_qr_loss",
+    "pairwise_soft_zero_one_loss",
+    "pairwise_squared_hinge_loss",
     "penalty",
     "perceptron_loss",
     "plot",
@@ -252,6 +287,8 @@ __all__ = [
     "ranking_softmax_loss",
     "safe_softmax_cross_entropy",
     "segment_t12n",
+    "shard",
+    "shard_rows",
     "sigmoid_binary_cross_entropy",
     "sigmoid_focal_loss",
     "smooth_l1_loss",
@@ -265,6 +302,7 @@ __all__ = [
     "squared_hinge_loss",
     "squared_log_error",
     "step",
+    "steps",
     "sweep",
     "tensorboard_log",
     "term_gradients",
@@ -277,15 +315,25 @@ __all__ = [
 
 # Rooms that many programs never enter open when they are first asked for.
 _LATER = {room: room for room in ("balance", "curvature", "landscape", "optimizers", "plot")} | {
+    "Ema": "update",
+    "Explanation": "explanation",
+    "GradientStatistics": "statistics",
+    "LossScale": "precision",
     "NotFiniteError": "train",
     "State": "update",
     "csv_log": "history",
+    "explain": "explanation",
     "export": "_export",
     "fit": "train",
+    "gradient_statistics": "statistics",
     "init": "update",
     "json_log": "history",
+    "mixed_precision": "precision",
     "overfitting": "history",
+    "shard": "sharding",
+    "shard_rows": "sharding",
     "step": "update",
+    "steps": "update",
     "tensorboard_log": "history",
 }
 
