@@ -121,8 +121,7 @@ def _label_softmax(logits: Array, labels: Array, spoilt: Array) -> tuple[Softmax
     return softmax, (~label).astype(weight.dtype), label_behind
 
 
-# Without barriers, and with a selection for a factor, XLA's CPU compiler computes the sums of a row
-# twice, each time from stored weights.
+# Without barriers XLA's CPU compiler computes the sums of a row twice, each time from stored weights.
 
 
 def _top(logits: Array) -> Array:
@@ -133,11 +132,12 @@ def _top(logits: Array) -> Array:
 def _sums(chosen: Array, weight: Array) -> tuple[Array, Array]:
     """Of the weights of the chosen classes and of the others, (..., 1)."""
 
-    def total(factor: Array) -> Array:
-        return jax.lax.optimization_barrier((factor * weight).sum(-1, keepdims=True))
+    # By selection: multiplied by a mask that `vmap` leaves unbatched while it batches the logits,
+    # XLA's CPU compiler (jaxlib 0.10.2) adds up wrong rows from some fifty points on.
+    def total(selected: Array) -> Array:
+        return jax.lax.optimization_barrier(selected.sum(-1, keepdims=True))
 
-    rest = (~chosen).astype(weight.dtype)
-    return total(1.0 - rest), total(rest)
+    return total(jnp.where(chosen, weight, 0.0)), total(jnp.where(chosen, 0.0, weight))
 
 
 def _weigh(top: Array, logits: Array) -> tuple[Array, Array]:
