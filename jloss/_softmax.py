@@ -121,7 +121,7 @@ def _label_softmax(logits: Array, labels: Array, spoilt: Array) -> tuple[Softmax
     return softmax, (~label).astype(weight.dtype), label_behind
 
 
-# Without barriers XLA's CPU compiler computes the sums of a row twice, each time from stored weights.
+# Without barriers XLA's CPU compiler computes the sums of a row twice, from stored weights.
 
 
 def _top(logits: Array) -> Array:
