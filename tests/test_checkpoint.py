@@ -1,15 +1,19 @@
 """Checkpoints: a fit that is cut short and called again is the fit that was not, bit for bit."""
 
 import shutil
+import signal
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from least_squares import ADAM, DATA, FEWER, INPUTS, LEAST_SQUARES, SGD, TARGETS, linear, zeros
+from killed_fit import fitted, noisy, start
+from least_squares import ADAM, DATA, FEWER, INPUTS, LEAST_SQUARES, SGD, TARGETS, zeros
 
-from jloss.average import average
 from jloss.train import fit
 from jloss.update import init
 
@@ -18,18 +22,6 @@ OPTIONS = dict(validation=FEWER, epochs=5, batch_size=2, patience=4, key=jax.ran
 
 class CutError(Exception):
     """What ends a fit from without."""
-
-
-def noisy(params, batch, key=None):
-    """Least squares with dropout, so that the keys of the updates matter."""
-    inputs, targets = batch
-    if key is not None:
-        inputs = inputs * jax.random.bernoulli(key, 0.8, inputs.shape)
-    return average((linear(params, inputs) - targets) ** 2)
-
-
-def start():
-    return init(zeros(), ADAM, key=jax.random.key(7))
 
 
 def same(ours, theirs):
@@ -178,3 +170,34 @@ def test_checkpoints_without_orbax_name_the_extra(monkeypatch, tmp_path):
         ImportError, match=r'a checkpoint needs orbax: pip install "jloss\[train\]"'
     ):
         fit(LEAST_SQUARES, init(zeros(), SGD), DATA, checkpoint=tmp_path)
+
+
+# What kill -9 leaves behind.
+
+
+def killed(folder, after):
+    """Starts the fit in another process, and kills it so long after its first epoch."""
+    program = [sys.executable, str(Path(__file__).with_name("killed_fit.py")), str(folder)]
+    process = subprocess.Popen(program, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "an epoch\n"
+    time.sleep(after)
+    process.kill()
+    process.communicate()
+    return process.returncode == -signal.SIGKILL
+
+
+def test_a_fit_killed_twice_is_the_fit_that_never_was(tmp_path):
+    moments = np.random.default_rng(0).uniform(0, 1, 2)
+    assert [killed(tmp_path / "fit", after) for after in moments] == [True, True]
+    same(fitted(tmp_path / "fit"), fitted())
+
+
+@pytest.mark.long
+def test_every_one_of_twenty_kills_leaves_what_goes_on_bit_for_bit(tmp_path):
+    whole, in_time = fitted(), 0
+    for number, after in enumerate(np.random.default_rng().uniform(0, 1.5, 20)):
+        folder = tmp_path / f"fit{number % 4}"  # five kills in a row for each of four fits
+        in_time += killed(folder, after)
+        shutil.copytree(folder, tmp_path / f"copy{number}")
+        same(fitted(tmp_path / f"copy{number}"), whole)
+    assert in_time >= 10  # the others had finished before
