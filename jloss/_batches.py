@@ -23,6 +23,11 @@ class Arrays(NamedTuple):
         """How many examples."""
         return len(jax.tree.leaves(self.tree)[0])
 
+    def slices(self, size: int) -> Iterator[Any]:
+        """The rows as they come, so many at a time."""
+        for start in range(0, self.rows, size):
+            yield jax.tree.map(lambda leaf, start=start: leaf[start : start + size], self.tree)
+
     @property
     def said(self) -> str:
         """Their types and shapes in words."""

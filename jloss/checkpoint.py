@@ -162,6 +162,7 @@ def folder(
     identity = {
         "model": _shapes("params", state.params) | _shapes("model_state", state.model_state),
         "optimizer": _shapes("opt_state", state.opt_state),
+        "state": _shapes("", replace(state, params=None, model_state=None, opt_state=None)),
         "setting": {name: str(value) for name, value in setting.items()},
     }
     opened = Folder(path, every, identity)
