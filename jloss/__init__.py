@@ -131,7 +131,7 @@ from jloss.sweep import (
 )
 
 if TYPE_CHECKING:
-    from jloss import curvature, landscape, optimizers, plot
+    from jloss import balance, curvature, landscape, optimizers, plot
     from jloss._export import export
     from jloss.history import csv_log, json_log, overfitting, tensorboard_log
     from jloss.train import NotFiniteError, fit
@@ -160,6 +160,7 @@ __all__ = [
     "approx_ndcg_loss",
     "approx_t12n",
     "average",
+    "balance",
     "binary_cross_entropy",
     "binary_dice_loss",
     "bound_t12n",
@@ -251,7 +252,7 @@ __all__ = [
 ]
 
 # Rooms that many programs never enter open when they are first asked for.
-_LATER = {room: room for room in ("curvature", "landscape", "optimizers", "plot")} | {
+_LATER = {room: room for room in ("balance", "curvature", "landscape", "optimizers", "plot")} | {
     "NotFiniteError": "train",
     "State": "update",
     "csv_log": "history",

@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array
 
 from jloss.average import Average
-from jloss.objective import Objective, call
+from jloss.objective import Objective, call, term_gradients
 
 if TYPE_CHECKING:  # optax costs more to import than jloss does
     import optax
@@ -141,10 +141,10 @@ def advance(objective: Objective, state: State, batch: Any) -> tuple[State, Aver
 
     key = None if state.key is None else jax.random.fold_in(state.key, state.step)
 
+    context = {"model_state": state.model_state, "key": key, "step": state.step}
+
     def loss(params: Any) -> tuple[Array, tuple[Average, Any]]:
-        average, aux = call(
-            objective, params, batch, model_state=state.model_state, key=key, step=state.step
-        )
+        average, aux = call(objective, params, batch, **context)
         return average.value, (average, _like(state.model_state, aux.model_state))
 
     grad = jax.value_and_grad(loss, has_aux=True)
@@ -156,8 +156,9 @@ def advance(objective: Objective, state: State, batch: Any) -> tuple[State, Aver
         grad=grads,
         batch=batch,
         # optax's line searches refuse what their value_fn does not name.
-        value_fn=lambda params, batch=None, grad_fn=None: loss(params)[0],
+        value_fn=lambda params, batch=None, grad_fn=None, terms=None: loss(params)[0],
         grad_fn=lambda params, _: jax.grad(loss, has_aux=True)(params)[0],
+        terms=partial(term_gradients, objective, state.params, batch, **context),
     )
     updates, opt_state = state.optimizer.update(grads, state.opt_state, state.params, **wanted)
     params = optax.apply_updates(state.params, updates)
