@@ -137,7 +137,7 @@ class Folder:
                 f"version of jloss reads {_FORMAT}"
             )
         for name, ours in self._identity.items():
-            theirs = notes["identity"].get(name)
+            theirs = notes["identity"].get(name, {})
             if theirs == ours:
                 continue
             place = next(p for p in [*ours, *theirs] if ours.get(p) != theirs.get(p))

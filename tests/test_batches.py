@@ -5,7 +5,7 @@ import itertools
 import jax
 import numpy as np
 import pytest
-from least_squares import ADAM, DATA, INPUTS, LEAST_SQUARES, TARGETS, zeros
+from least_squares import ADAM, DATA, INPUTS, LEAST_SQUARES, STILL, TARGETS, zeros
 
 from jloss import train as training
 from jloss.train import fit
@@ -58,7 +58,7 @@ def test_stacked_batches_make_the_same_updates(monkeypatch):
     """To the rounding of a loop that is compiled as a whole."""
     monkeypatch.setattr("jloss._batches._STACKED", 3)
     found = batches(*(1,) * 11)
-    state, history = fit(LEAST_SQUARES, init(zeros(), ADAM), Loader(found), epochs=2)
+    state, _ = fit(LEAST_SQUARES, init(zeros(), ADAM), Loader(found), epochs=2)
     expected, _ = by_hand(2, found)
     for ours, theirs in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5)
