@@ -174,7 +174,7 @@ def folder(
 
 def _tree(state: State, total: list[Any], best_model: Any) -> dict[str, Any]:
     """The arrays of a checkpoint, in plain dictionaries that others can open."""
-    names = [entry.name for entry in fields(State) if entry.name != "optimizer"]
+    names = [entry.name for entry in fields(State) if not entry.metadata.get("static")]
     tree = {"state": {name: getattr(state, name) for name in names}, "total": total}
     return tree if best_model is None else {**tree, "best_model": best_model}
 
