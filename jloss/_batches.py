@@ -59,16 +59,20 @@ class Batches(NamedTuple):
             group.append(batch)
             if len(group) == (_STACKED if stack and _is_small(batch) else 1):
                 yield group
+                group = []
             elif stop_at and place % stop_at == 0:
                 yield from ([one] for one in group)
-            else:
-                continue
-            group = []
+                group = []
         yield from ([one] for one in group)
         if place == 0:
             raise ValueError(
                 f"fit: {self.name} gave no batches in epoch {epoch}; at least one with rows is "
                 "needed (an iterator can be gone through only once)"
+            )
+        if place == start:
+            raise ValueError(
+                f"fit: {self.name} gave no more than {start} batches in epoch {epoch}, of which "
+                "there were more when the checkpoint was written; resumed, it must give the same"
             )
 
 

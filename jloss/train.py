@@ -90,7 +90,8 @@ def fit(
       max_bad_steps: end with an error if more updates than this were skipped.
       checkpoint: a folder that is written to in the background, each checkpoint whole or not at
         all, of which the last two are kept. If it holds any, the fit goes on from the last one, and
-        ``state`` only says how its arrays are shaped and placed. Needs orbax.
+        ``state`` only says how its arrays are shaped and placed; a fit that had ended comes back as
+        it was, unless ``epochs`` are more now. Needs orbax.
       checkpoint_every: updates between two checkpoints, which may fall inside an epoch; if not
         given, one is written after each epoch. The last epoch is always kept.
       callback: ``callback(state, row)`` after each epoch, with a copy of the state that may be

@@ -88,6 +88,20 @@ def test_batches_are_taken_up_where_they_were_left(tmp_path):
     same(again, fit(noisy, start(), batches, checkpoint=tmp_path / "whole", **options))
 
 
+def test_batches_that_are_fewer_than_before_are_refused(tmp_path):
+    rows = [DATA] * 4
+    options = dict(epochs=2, checkpoint=tmp_path, checkpoint_every=3)
+
+    def cut(epoch):
+        yield from rows
+        raise CutError
+
+    with pytest.raises(CutError):
+        fit(LEAST_SQUARES, init(zeros(), ADAM), cut, **options)
+    with pytest.raises(ValueError, match="train gave no more than 3 batches in epoch 0, of which"):
+        fit(LEAST_SQUARES, init(zeros(), ADAM), lambda epoch: rows[:2], **options)
+
+
 def test_more_epochs_go_on_from_the_last_one(tmp_path):
     options = OPTIONS | dict(patience=None)
     fit(noisy, start(), DATA, **options | dict(epochs=2), checkpoint=tmp_path)
