@@ -20,19 +20,18 @@ from jloss.card import (
 from jloss.check import (
     check,
 )
-from jloss.losses.classification import (
-    make_fenchel_young_loss,
-    multiclass_sparsemax_loss,
+from jloss.losses.binary import (
     multilabel_soft_margin_loss,
-    poly_loss_cross_entropy,
-    safe_softmax_cross_entropy,
     sigmoid_binary_cross_entropy,
     sigmoid_focal_loss,
+)
+from jloss.losses.classification import (
+    poly_loss_cross_entropy,
+    safe_softmax_cross_entropy,
     smooth_labels,
     softmax_cross_entropy,
     softmax_cross_entropy_with_integer_labels,
     softmax_focal_loss,
-    sparsemax_loss,
 )
 from jloss.losses.divergence import (
     convex_kl_divergence,
@@ -47,6 +46,11 @@ from jloss.losses.embedding import (
     ntxent,
     triplet_margin_loss,
     triplet_margin_with_distance_loss,
+)
+from jloss.losses.lambdaweight import (
+    dcg2_lambdaweight,
+    dcg_lambdaweight,
+    labeldiff_lambdaweight,
 )
 from jloss.losses.linear import (
     AdaptiveSoftmax,
@@ -66,6 +70,21 @@ from jloss.losses.margin import (
     soft_margin_loss,
     squared_hinge_loss,
 )
+from jloss.losses.pairwise import (
+    margin_ranking_loss,
+    pairwise_hinge_loss,
+    pairwise_logistic_loss,
+    pairwise_mse_loss,
+    pairwise_qr_loss,
+    pairwise_soft_zero_one_loss,
+    pairwise_squared_hinge_loss,
+)
+from jloss.losses.penalty import (
+    group_lasso_penalty,
+    l1_penalty,
+    l2_penalty,
+    total_variation_penalty,
+)
 from jloss.losses.probabilistic import (
     binary_cross_entropy,
     categorical_cross_entropy,
@@ -76,20 +95,19 @@ from jloss.losses.probabilistic import (
     poisson_nll_with_rates,
 )
 from jloss.losses.ranking import (
-    approx_ndcg_loss,
-    approx_t12n,
-    bound_t12n,
-    dcg2_lambdaweight,
-    dcg_lambdaweight,
-    gumbel_t12n,
-    labeldiff_lambdaweight,
     listmle_loss,
     pointwise_mse_loss,
     pointwise_sigmoid_loss,
     poly1_softmax_ranking_loss,
     ranking_softmax_loss,
-    segment_t12n,
     unique_softmax_loss,
+)
+from jloss.losses.ranking_metric import (
+    approx_ndcg_loss,
+    approx_t12n,
+    bound_t12n,
+    gumbel_t12n,
+    segment_t12n,
 )
 from jloss.losses.regression import (
     absolute_error,
@@ -115,14 +133,26 @@ from jloss.losses.sequence import (
     ctc_loss,
     ctc_loss_with_forward_probs,
 )
+from jloss.losses.sparsemax import (
+    make_fenchel_young_loss,
+    multiclass_sparsemax_loss,
+    sparsemax_loss,
+)
 from jloss.metrics import (
     accuracy,
+    auc,
+    binned_auc,
+    calibration_error,
+    f1,
+    r2,
 )
 from jloss.objective import (
     Aux,
     Term,
     combine,
+    metric,
     objective,
+    penalty,
     term_gradients,
 )
 from jloss.sweep import (
@@ -159,11 +189,14 @@ __all__ = [
     "adaptive_softmax_init",
     "approx_ndcg_loss",
     "approx_t12n",
+    "auc",
     "average",
     "balance",
     "binary_cross_entropy",
     "binary_dice_loss",
+    "binned_auc",
     "bound_t12n",
+    "calibration_error",
     "card",
     "categorical_cross_entropy",
     "categorical_hinge_loss",
@@ -182,11 +215,13 @@ __all__ = [
     "dcg_lambdaweight",
     "dice_loss",
     "export",
+    "f1",
     "fit",
     "gaussian_nll",
     "generalized_cross_entropy",
     "generalized_dice_loss",
     "generalized_kl_divergence",
+    "group_lasso_penalty",
     "gumbel_t12n",
     "hinge_embedding_loss",
     "hinge_loss",
@@ -195,15 +230,19 @@ __all__ = [
     "json_log",
     "kl_divergence",
     "kl_divergence_with_log_targets",
+    "l1_penalty",
     "l2_loss",
+    "l2_penalty",
     "labeldiff_lambdaweight",
     "landscape",
     "linear_softmax_cross_entropy",
     "listmle_loss",
     "log_cosh",
     "make_fenchel_young_loss",
+    "margin_ranking_loss",
     "mean",
     "mean_absolute_percentage_error",
+    "metric",
     "multi_margin_loss",
     "multiclass_generalized_dice_loss",
     "multiclass_hinge_loss",
@@ -217,6 +256,13 @@ __all__ = [
     "one_device_per_core",
     "optimizers",
     "overfitting",
+    "pairwise_hinge_loss",
+    "pairwise_logistic_loss",
+    "pairwise_mse_loss",
+    "pairwise_qr_loss",
+    "pairwise_soft_zero_one_loss",
+    "pairwise_squared_hinge_loss",
+    "penalty",
     "perceptron_loss",
     "plot",
     "pointwise_mse_loss",
@@ -226,6 +272,7 @@ __all__ = [
     "poly1_softmax_ranking_loss",
     "poly_loss_cross_entropy",
     "quantile_loss",
+    "r2",
     "ranking_softmax_loss",
     "safe_softmax_cross_entropy",
     "segment_t12n",
@@ -245,6 +292,7 @@ __all__ = [
     "sweep",
     "tensorboard_log",
     "term_gradients",
+    "total_variation_penalty",
     "triplet_margin_loss",
     "triplet_margin_with_distance_loss",
     "tversky_loss",

@@ -36,7 +36,7 @@ def grid(source: Plane | Sweep, name: str | None = None) -> Grid:
     if isinstance(source, Plane):
         a = Axis("a", "a (steps along the first direction)", np.asarray(source.a, float))
         b = Axis("b", "b (steps along the second direction)", np.asarray(source.b, float))
-        return Grid([a, b], np.asarray(source.values, float), "loss", source.path)
+        return Grid([a, b], np.asarray(source.numbers(name), float), name or "loss", source.path)
     values, axes = np.asarray(source.numbers(name), float), []
     for dimension, (axis, points) in enumerate(source.axes.items()):
         drawn = _axis(axis, points)

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from jloss._canvas import _notes
 from jloss._grid import BLUE, COLORMAP, GREY, ORANGE, Grid, grid, heights, scale
 from jloss._optional import optional
 from jloss.landscape import Plane
@@ -48,6 +49,71 @@ def interactive(source: Plane | Sweep | Grid, name: str | None = None) -> Any:
         ticks = _decades(drawn.values)
         figure.update_layout({"yaxis" if len(drawn.axes) == 1 else "scene_zaxis": ticks})
     return figure.update_layout(template="plotly_white", margin={"l": 0, "r": 0, "t": 30, "b": 0})
+
+
+def interactive_contour(
+    source: Plane | Sweep, name: str | None = None, *, clip: float | None = None
+) -> Any:
+    """Contours over two coordinates, to read numbers off (plotly): `contour` under the pointer.
+
+    A plane shows its centre, its solutions, and the training path, whose points say how far they
+    are from the plane; what is drawn under them is not their loss.
+
+    Args:
+      source: a plane, or a sweep over two axes.
+      name: which of the values, where there are several.
+      clip: a height above which all is drawn alike.
+
+    Returns:
+      The plotly ``Figure``.
+
+    Raises:
+      ValueError: the sweep has not two axes, or not one number per point.
+      ImportError: plotly is missing.
+
+    >>> x, y = jnp.linspace(-1, 1, 9), jnp.linspace(0, 1, 5)
+    >>> figure = jloss.plot.interactive_contour(jloss.sweep(lambda x, y: x**2 + y, x=x, y=y))
+    >>> [trace.type for trace in figure.data]
+    ['contour']
+    """
+    drawn = grid(source, name)
+    if len(drawn.axes) != 2:
+        raise ValueError(f"interactive_contour: two axes are needed, not {len(drawn.axes)}")
+    graph, (x, y) = optional("plotly.graph_objects", "plot"), drawn.axes
+    shown = drawn.values if clip is None else np.minimum(drawn.values, clip)
+    bar = {"title": drawn.label, **_decades(shown)}
+    style = {"colorscale": COLORMAP, "colorbar": bar, "ncontours": 20}
+    said = _said(drawn)
+    said["text"] = said["text"].T
+    figure = graph.Figure(
+        graph.Contour(x=x.at, y=y.at, z=_gappy(heights(shown)).T, **style, **said)
+    )
+    for label, places, text in _marks(source):
+        color = "white" if label == "training path" else ORANGE
+        marker = {"color": color, "size": 8, "line": {"color": "black", "width": 1}}
+        mark = {"name": label, "text": text, "hoverinfo": "text", "marker": marker}
+        mark |= {"mode": "lines+markers", "line": {"color": color, "width": 3}}
+        figure.add_trace(graph.Scatter(x=places[:, 0], y=places[:, 1], **mark))
+    note = "<br>".join(_notes(source)) if isinstance(source, Plane) else ""
+    figure.update_layout(xaxis_title=x.label, yaxis_title=y.label, template="plotly_white")
+    figure.update_layout(title={"text": note, "font": {"size": 12}})
+    return figure.update_layout(legend={"orientation": "h", "y": 1.0, "yanchor": "bottom"})
+
+
+def _marks(source: Plane | Sweep) -> list[tuple[str, np.ndarray, list[str]]]:
+    """What stands on a plane: names, places, and what is said of each."""
+    if not isinstance(source, Plane):
+        return []
+    marks = []
+    if source.path is not None and source.off_plane is not None:
+        text = [f"point {i}: {off:.3g} off the plane" for i, off in enumerate(source.off_plane)]
+        marks.append(("training path", np.asarray(source.path), text))
+    if source.solutions is not None:
+        marks += [
+            (f"solution {i}", place[None], [f"solution {i}"])
+            for i, place in enumerate(source.solutions, 2)
+        ]
+    return [*marks, ("params", np.zeros((1, 2)), ["params"])]
 
 
 def _turning_line(grid: Grid) -> list[Any]:

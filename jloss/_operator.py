@@ -14,8 +14,8 @@ from jax.flatten_util import ravel_pytree
 
 from jloss import _krylov
 from jloss.average import Average, Terms, average
+from jloss.losses.binary import sigmoid_binary_cross_entropy
 from jloss.losses.classification import (
-    sigmoid_binary_cross_entropy,
     softmax_cross_entropy,
     softmax_cross_entropy_with_integer_labels,
 )

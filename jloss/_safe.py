@@ -268,6 +268,19 @@ def _softplus_jvp(primals, tangents):
     return chain(softplus(array), (jax.nn.sigmoid(array), tangents[0]))
 
 
+@jax.custom_jvp
+def sigmoid(x: Array) -> Array:
+    """With all digits in both tails of its derivative."""
+    return jax.nn.sigmoid(x)
+
+
+@sigmoid.defjvp
+def _sigmoid_jvp(primals, tangents):
+    # Autodiff's p (1 - p) has no digit left where p is nearly 1.
+    (x,), (d_x,) = primals, tangents
+    return sigmoid(x), sigmoid(x) * sigmoid(-x) * d_x
+
+
 def unit(rows: Array, epsilon: ArrayLike = 0.0) -> tuple[Array, Array]:
     """Rows over their Euclidean norm, and what their squared norm lacks of 1.
 

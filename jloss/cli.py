@@ -13,6 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+import jax
+import numpy as np
+
 from jloss import __version__
 from jloss._tables import BUILT_IN, InputError, library, load
 from jloss.card import CARDS
@@ -45,13 +48,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")
     try:
         arguments = _parser().parse_args(argv)
+        arguments.typed = sys.argv[1:] if argv is None else argv
         arguments.run(arguments)
     except InputError as error:
         return _complain(str(error), BAD_INPUT)
     except BrokenPipeError:  # the reader, as in `jloss losses | head`, has seen enough
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, where the last flush may go
-    except KeyboardInterrupt:
-        return _complain("interrupted; nothing was written", INTERRUPTED)
+    except KeyboardInterrupt as error:
+        kept = getattr(error, "__notes__", ["nothing was written"])
+        return _complain(f"interrupted; {kept[-1].removeprefix('sweep: ')}", INTERRUPTED)
     return 0
 
 
@@ -67,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         title="commands", metavar="COMMAND", dest="command", required=True
     )
     _add_compare(commands)
+    _add_landscape(commands)
     losses = commands.add_parser(
         "losses",
         help="list the catalogue, or what a loss of another library is called here",
@@ -110,21 +116,90 @@ def _add_compare(commands: "argparse._SubParsersAction[_Parser]") -> None:
         default=EPOCHS,
         help="passes over the training data (default: %(default)s)",
     )
-    compare.add_argument(
+    _add_seed_and_out(compare, "report.html")
+    compare.set_defaults(run=_compare)
+
+
+def _add_landscape(commands: "argparse._SubParsersAction[_Parser]") -> None:
+    landscape = commands.add_parser(
+        "landscape",
+        help="draw the ground around your own params: your objective on a plane through them",
+        description="Evaluates your objective on a random plane around the params of an orbax "
+        "checkpoint, and writes a page with a map of it that opens in any browser.",
+        epilog="example: jloss landscape train:objective --params checkpoint --batch train:batch",
+    )
+    landscape.add_argument(
+        "objective",
+        metavar="MODULE:OBJECTIVE",
+        help="objective(params, batch), which returns jloss.average(...)",
+    )
+    landscape.add_argument(
+        "--params",
+        metavar="FOLDER",
+        type=Path,
+        required=True,
+        help="an orbax checkpoint; of several steps, the last",
+    )
+    landscape.add_argument(
+        "--part",
+        metavar="NAME",
+        help="where in the checkpoint the params are, as in state.params",
+    )
+    landscape.add_argument(
+        "--like",
+        metavar="MODULE:NAME",
+        help="a pytree like the checkpoint, or a function that makes one, where the params are "
+        "more than dictionaries of arrays",
+    )
+    data = landscape.add_mutually_exclusive_group(required=True)
+    data.add_argument(
+        "--batch", metavar="MODULE:NAME", help="the batch, or a function that makes it"
+    )
+    data.add_argument(
+        "--data",
+        metavar="MODULE:NAME",
+        help="batches, or a function that makes them, over all of which is averaged",
+    )
+    landscape.add_argument(
+        "--span",
+        metavar="X",
+        type=_number(float, "a positive number", lambda x: 0 < x < float("inf")),
+        default=1.0,
+        help="how far to go to both sides; 1 changes every filter by its own size "
+        "(default: %(default)s)",
+    )
+    landscape.add_argument(
+        "--resolution",
+        metavar="N",
+        type=_number(int, "an odd number of at least 3", lambda n: n >= 3 and n % 2 == 1),
+        default=31,
+        help="points along each direction; odd, so that the params are one (default: %(default)s)",
+    )
+    landscape.add_argument(
+        "--resume",
+        metavar="FOLDER",
+        type=Path,
+        help="keep what is done there, so that the same command goes on after a kill",
+    )
+    _add_seed_and_out(landscape, "landscape.html")
+    landscape.set_defaults(run=_landscape)
+
+
+def _add_seed_and_out(parser: _Parser, out: str) -> None:
+    parser.add_argument(
         "--seed",
         metavar="N",
         type=_number(int, "a whole number from 0 to 2147483647", lambda n: 0 <= n < 2**31),
         default=0,
         help="of everything random (default: %(default)s)",
     )
-    compare.add_argument(
+    parser.add_argument(
         "--out",
         metavar="FILE",
         type=Path,
-        default=Path("report.html"),
+        default=Path(out),
         help="where the report goes (default: %(default)s)",
     )
-    compare.set_defaults(run=_compare)
 
 
 def _number(kind: type, wanted: str, fits: Callable[[float], bool]) -> Callable[[str], float]:
@@ -228,12 +303,12 @@ def _check_writable(out: Path) -> None:
 @contextlib.contextmanager
 def _progress(total: int) -> Iterator[Callable[[str, int], None]]:
     """A function that shows how far the fits are: a bar, or a line per loss without tqdm."""
-    try:
-        tqdm = library("tqdm", "train")
-    except InputError:
+    if not _has_tqdm():
         yield _announce
         return
-    with tqdm.tqdm(total=total, unit="epoch", file=sys.stderr, leave=False) as bar:
+    with library("tqdm", "train").tqdm(
+        total=total, unit="epoch", file=sys.stderr, leave=False
+    ) as bar:
 
         def show(loss: str, epoch: int) -> None:
             bar.set_description(loss, refresh=False)
@@ -265,3 +340,62 @@ def _said(comparison: Comparison) -> str:
     said = verdict(comparison)
     lines = [table_note(comparison), "", said.headline, *said.reasons]
     return "\n".join(textwrap.fill(line, WIDTH) for line in lines)
+
+
+# jloss landscape
+
+
+def _landscape(arguments: argparse.Namespace) -> None:
+    """Loads, sweeps, prints and writes the page."""
+    _check_writable(arguments.out)
+    library("matplotlib.figure", "plot")  # asked for now, not when all is done
+    library("plotly.graph_objects", "plot")
+    from jloss import _user, landscape
+    from jloss.report import landscape as report
+
+    objective = _user.named("OBJECTIVE", arguments.objective)
+    like = arguments.like and _user.made("--like", arguments.like)
+    params = _user.params(arguments.params, like, arguments.part)
+    if arguments.data:
+        batch, data = None, _user.Batches("--data", arguments.data)
+        first = next(iter(data), None)
+    else:
+        batch = first = _user.made("--batch", arguments.batch)
+        data = None
+    if first is None:
+        raise InputError(f"--data: {arguments.data} has no batches")
+    _user.try_out(arguments.objective, objective, params, first)
+    try:
+        plane = landscape.plane(
+            objective,
+            params,
+            batch,
+            data=data,
+            key=jax.random.key(arguments.seed),
+            span=arguments.span,
+            resolution=arguments.resolution,
+            out=arguments.resume,
+            progress=_has_tqdm(),
+        )
+    except (TypeError, ValueError, OSError) as error:
+        raise InputError(str(error)) from error
+    survey = report.Survey(
+        plane,
+        arguments.objective,
+        arguments.params,
+        f"the batches of {arguments.data}" if data else f"the batch {arguments.batch}",
+        sum(np.size(leaf) for leaf in jax.tree.leaves(params)),
+        arguments.seed,
+        ("jloss", *arguments.typed),
+    )
+    print("\n".join(survey.said()))
+    report.write(survey, arguments.out)
+    print(f"\nThe map, and the same to turn: {arguments.out}")
+
+
+def _has_tqdm() -> bool:
+    try:
+        library("tqdm", "sweep")
+    except InputError:
+        return False
+    return True

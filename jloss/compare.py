@@ -19,7 +19,7 @@ from jloss import landscape
 from jloss._tables import InputError, Table, close_to
 from jloss.card import CARDS
 from jloss.history import best_epoch, gap
-from jloss.losses import classification, margin, regression
+from jloss.losses import binary, classification, margin, regression
 from jloss.objective import Objective, objective
 from jloss.train import fit
 from jloss.update import State, init
@@ -83,8 +83,8 @@ LOSSES: Mapping[str, Mapping[Loss, Reading]] = {
         regression.quantile_loss: VALUE,
     },
     "binary": {
-        classification.sigmoid_binary_cross_entropy: LOGIT,
-        classification.sigmoid_focal_loss: LOGIT,
+        binary.sigmoid_binary_cross_entropy: LOGIT,
+        binary.sigmoid_focal_loss: LOGIT,
         margin.hinge_loss: MARGIN,
         regression.squared_error: NUMBER,
     },

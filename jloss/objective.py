@@ -1,5 +1,6 @@
 """Objectives: a model and a loss made one function of parameters and batch. Knows no optimizer."""
 
+import fnmatch
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
@@ -65,21 +66,12 @@ def objective(apply: Callable[..., Any], loss: Callable[..., Array], **hyper: An
     """
     name = _name(loss)
     takes_where = _check_hyper(loss, name, hyper)
-    stateful = "model_state" in _named(apply)
 
     def averaged(
         params: Any, batch: Any, *, model_state: Any = None, key: Array | None = None
     ) -> Average | tuple[Average, Aux]:
         inputs, targets, where, weights = _parts(batch)
-        if stateful and model_state is None:
-            raise TypeError(
-                f"objective: the model {_name(apply)} names a model_state and was given none; "
-                "start with jloss.init(params, optimizer, model_state=...), or give it by "
-                "functools.partial(objective, model_state=...)"
-            )
-        predictions = _given(apply, params, inputs, model_state=model_state, key=key)
-        if stateful:
-            predictions, model_state = _pair(predictions, _name(apply))
+        predictions, changed = _predictions(apply, params, inputs, model_state, key)
         if where is None:
             values = loss(predictions, targets, **hyper)
         elif takes_where:
@@ -93,10 +85,122 @@ def objective(apply: Callable[..., Any], loss: Callable[..., Array], **hyper: An
         if where is not None:
             where = _of_values(jnp.asarray(where), values, hyper.get("axis", -1))
         found = average(values, where=where, weights=weights)
-        return (found, Aux(model_state)) if stateful else found
+        return found if changed is None else (found, Aux(changed))
 
     averaged.__name__ = averaged.__qualname__ = f"objective({name})"
     return averaged
+
+
+def penalty(
+    penalty: Callable[[Any], Array], *, of: str | Callable[[Any], Any] | None = None
+) -> Objective:
+    """A penalty of the params, or of some of them, as an objective: a term for `combine`.
+
+    Args:
+      penalty: ``penalty(params) -> number``, such as `l1_penalty`; options go in by
+        `functools.partial`.
+      of: picks what is penalised: a function of the params, as in ``lambda params:
+        params["dense"]``, or a pattern for the places of arrays, as in ``"*/kernel"``, where ``*``
+        stands for anything. All, if not given.
+
+    Returns:
+      ``objective(params, batch) -> Average`` of weight 1, which ignores the batch.
+
+    Raises:
+      ValueError: when called, where no place matches the pattern, or the penalty is no number.
+
+    >>> params = {"kernel": jnp.array([3.0, -4.0]), "bias": jnp.array(7.0)}
+    >>> jloss.penalty(jloss.l1_penalty, of="kernel")(params, None).value
+    Array(7., dtype=float32)
+    """
+    name = _name(penalty)
+
+    def penalised(params: Any, batch: Any) -> Average:
+        if isinstance(of, str):
+            params = _matching(params, of)
+        elif of is not None:
+            params = of(params)
+        value = penalty(params)
+        if jnp.shape(value):
+            raise ValueError(
+                f"penalty: {name} must return one number, not an array of shape {jnp.shape(value)}"
+            )
+        return average(value)
+
+    penalised.__name__ = penalised.__qualname__ = f"penalty({name})"
+    return penalised
+
+
+def _matching(params: Any, pattern: str) -> list[Array]:
+    leaves = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    }
+    found = [leaf for place, leaf in leaves.items() if fnmatch.fnmatchcase(place, pattern)]
+    if not found:
+        raise ValueError(
+            f"penalty: no params match {pattern!r}; there are {', '.join(leaves) or 'none'}"
+        )
+    return found
+
+
+def metric(
+    apply: Callable[..., Any], statistic: Callable[..., Statistic], **options: Any
+) -> Objective:
+    """A statistic of a model's predictions, exact over all batches: for ``metrics`` of `fit`.
+
+    Args:
+      apply: as for `objective`; it is evaluated, with no key.
+      statistic: ``statistic(predictions, targets, where=, weights=, **options)``: `f1`, `r2`,
+        `calibration_error`, `binned_auc`, or your own that returns a `Statistic`. A metric with one
+        value per example, such as `accuracy`, goes into `objective`.
+      options: of the statistic.
+
+    Returns:
+      ``metric(params, batch, *, model_state=None) -> Statistic``, of batches as for `objective`.
+
+    Raises:
+      TypeError: here, where the statistic has no such option; on a batch, where it returns no
+        `Statistic`.
+      ValueError: on a batch, as for `objective`.
+
+    >>> line = lambda params, inputs: params * inputs
+    >>> explained = jloss.metric(line, jloss.r2)
+    >>> x = jnp.array([1.0, 2.0, 3.0])
+    >>> (explained(2.0, (x[:2], 2 * x[:2])) + explained(2.0, (x[2:], 2 * x[2:]))).value
+    Array(1., dtype=float32)
+    """
+    name = _name(statistic)
+    _check_hyper(statistic, name, options)
+
+    def measured(params: Any, batch: Any, *, model_state: Any = None) -> Statistic:
+        inputs, targets, where, weights = _parts(batch)
+        predictions, _ = _predictions(apply, params, inputs, model_state, None)
+        found = statistic(predictions, targets, where=where, weights=weights, **options)
+        if not isinstance(found, Statistic):
+            raise TypeError(
+                f"metric: {name} must return a jloss.Statistic, not {type(found).__name__}; "
+                f"did you mean jloss.objective({_name(apply)}, {name})?"
+            )
+        return found
+
+    measured.__name__ = measured.__qualname__ = f"metric({name})"
+    return measured
+
+
+def _predictions(
+    apply: Callable[..., Any], params: Any, inputs: Any, model_state: Any, key: Array | None
+) -> tuple[Any, Any]:
+    """What the model predicts, and the state it is in afterwards; None if it has no state."""
+    stateful = "model_state" in _named(apply)
+    if stateful and model_state is None:
+        raise TypeError(
+            f"objective: the model {_name(apply)} names a model_state and was given none; "
+            "start with jloss.init(params, optimizer, model_state=...), or give it by "
+            "functools.partial(objective, model_state=...)"
+        )
+    found = _given(apply, params, inputs, model_state=model_state, key=key)
+    return _pair(found, _name(apply)) if stateful else (found, None)
 
 
 class Aux(NamedTuple):

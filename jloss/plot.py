@@ -1,13 +1,30 @@
 """Pictures of sweeps, planes, spectra and training. Computes nothing that is not drawn."""
 
-import sys
+import itertools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jloss._grid import BLUE, COLORMAP, GREY, ORANGE, Axis, grid, scale
+from jloss._canvas import (
+    _COLORS,
+    _GAP,
+    _add_colorbar,
+    _add_legend,
+    _add_path,
+    _axes,
+    _draw_line,
+    _Field,
+    _field,
+    _figure,
+    _fill,
+    _hatch_gaps,
+    _levels,
+    _thin_ticks,
+)
+from jloss._grid import BLUE, COLORMAP, GREY, ORANGE, grid, scale
 from jloss._interactive import interactive as interactive
+from jloss._interactive import interactive_contour as interactive_contour
 from jloss._optional import optional
 from jloss.landscape import Plane
 from jloss.sweep import Sweep
@@ -16,22 +33,28 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from jloss.curvature import SpectralDensity
-
-_GAP = {"facecolor": "#e8e8e8", "edgecolor": "#9a9a9a", "hatch": "////", "linewidth": 0.0}
-_LEVELS = 21
+    from jloss.landscape import Bands, Connection
 
 
-def contour(source: Plane | Sweep, name: str | None = None, ax: "Axes | None" = None) -> "Axes":
+def contour(
+    source: Plane | Sweep,
+    name: str | None = None,
+    ax: "Axes | None" = None,
+    *,
+    clip: float | None = None,
+) -> "Axes":
     """Filled contours of values over two coordinates.
 
     Levels are spaced logarithmically where the values are positive and span more than two
-    decades. Places whose value is not finite are hatched. A plane shows its centre, and the
-    training path if it has one.
+    decades. Places whose value is not finite are hatched. A plane shows its centre, the solutions
+    that it goes through, and the training path if it has one: its points numbered, with their
+    distances from the plane.
 
     Args:
       source: a plane, or a sweep over two axes.
-      name: which of the values of a sweep, where there are several.
+      name: which of the values, where there are several.
       ax: where to draw; new Axes if not given.
+      clip: a height above which all is drawn alike, so that peaks leave colours to the valleys.
 
     Returns:
       The matplotlib Axes; ``.figure.savefig(path)`` saves them. New ones belong to pyplot in a
@@ -52,10 +75,8 @@ def contour(source: Plane | Sweep, name: str | None = None, ax: "Axes | None" = 
     if values.mask.any():
         ax.patch.set(**_GAP)
     if values.count():
-        levels, style = _levels(values)
-        filled = ax.contourf(x, y, values.T, levels, cmap=COLORMAP, **style)
-        ax.contour(x, y, values.T, levels, colors="white", linewidths=0.3, alpha=0.6)
-        _add_colorbar(ax, filled, levels, field)
+        levels, style = _levels(values if clip is None else np.ma.minimum(values, clip))
+        _add_colorbar(ax, _fill(ax, field, levels, style), levels, field)
     if isinstance(source, Plane):
         _add_path(ax, source)
     _add_legend(ax, gaps=bool(values.mask.any()))
@@ -241,94 +262,172 @@ def spectrum(
     return ax
 
 
-class _Field(NamedTuple):
-    x: Axis
-    y: Axis
-    values: np.ndarray
-    label: str
+def barrier(source: "Connection | Mapping[str, Connection]", ax: "Axes | None" = None) -> "Axes":
+    """An objective along the way between two solutions, and how high the barrier on it is.
+
+    Args:
+      source: of `jloss.landscape.interpolate` or `connect`; several by name to compare them.
+      ax: where to draw; new Axes if not given.
+
+    Returns:
+      The matplotlib Axes, as those of `contour`.
+
+    Raises:
+      ImportError: matplotlib is missing.
+
+    >>> well = lambda params, batch: jloss.average((params**2 - 1) ** 2 * batch)
+    >>> ends = jnp.array(-1.0), jnp.array(1.0)
+    >>> found = jloss.landscape.interpolate(well, *ends, jnp.ones(1))
+    >>> [text.get_text() for text in found.plot().get_legend().get_texts()]
+    ['barrier 1']
+    """
+    several = source if isinstance(source, Mapping) else {"": source}
+    ax = _axes() if ax is None else ax
+    for color, (name, way) in zip(_COLORS, several.items(), strict=False):
+        t, values = np.asarray(way.along.axes["t"]), np.asarray(way.values, float)
+        label = f"{name}: barrier {way.barrier:.3g}" if name else f"barrier {way.barrier:.3g}"
+        ax.plot(t, values, color=color, label=label)
+        ax.plot(t[[0, -1]], values[[0, -1]], "--", color=color, linewidth=1)
+        straight = values[0] + (values[-1] - values[0]) * t
+        top = int(np.argmax(values - straight))
+        ax.vlines(t[top], straight[top], values[top], color=color, linestyle=":", linewidth=1.5)
+        ax.plot(t[[0, -1]], values[[0, -1]], "o", color=color, markersize=5)
+    ax.set(
+        xlabel="t (0 and 1: the two solutions)",
+        ylabel="loss",
+        ylim=(min(0, ax.get_ylim()[0]), None),
+    )
+    ax.legend()
+    return ax
 
 
-def _field(caller: str, source: Plane | Sweep, name: str | None) -> _Field:
-    if isinstance(source, Sweep) and (len(source.axes) != 2 or min(source.shape) < 2):
-        raise ValueError(
-            f"{caller}: two axes of at least two points are needed, not {source.shape}; "
-            "a sweep over one axis is drawn by line"
-        )
-    drawn = grid(source, name)
-    x, y = drawn.axes
-    return _Field(x, y, drawn.values, drawn.label)
+def band(source: "Bands", ax: "Axes | None" = None) -> "Axes":
+    """The draws of a line, their mean, and the 95% band of the mean.
+
+    Args:
+      source: of `jloss.landscape.bands`, over one axis.
+      ax: where to draw; new Axes if not given.
+
+    Returns:
+      The matplotlib Axes, as those of `contour`.
+
+    Raises:
+      ValueError: the draws are not of a line.
+      ImportError: matplotlib is missing.
+
+    >>> a = jnp.linspace(0, 1, 5)
+    >>> draws = [jloss.sweep(lambda a, s=s: s * a * (1 - a), a=a) for s in (3.9, 4.0, 4.1, 4.2)]
+    >>> jloss.landscape.bands(draws).plot().get_title()
+    'bump of 1 ± 0.32 at a = 0.5: real'
+    """
+    if len(source.axes) != 1:
+        raise ValueError(f"band: draws of a line are needed, not of {len(source.axes)} axes")
+    ((name, axis),) = source.axes.items()
+    a, mean, half = np.asarray(axis), source.mean, source.half_width
+    ax = _axes() if ax is None else ax
+    for number, draw in enumerate(source.draws):
+        label = None if number else f"{len(source.draws)} draws"
+        ax.plot(a, draw, color=GREY, linewidth=0.5, alpha=0.5, label=label)
+    ax.fill_between(
+        a,
+        mean - half,
+        mean + half,
+        color=BLUE,
+        alpha=0.3,
+        linewidth=0,
+        label="95% band of the mean",
+    )
+    ax.plot(a, mean, color=BLUE, label="mean")
+    if len(source.draws) >= 4:
+        bump = source.bump()
+        ax.axvline(bump.at, color=ORANGE, linestyle=":", linewidth=1)
+        verdict = "real" if bump.real else "may be chance"
+        size = f"{bump.height:.2g} ± {bump.half_width:.2g}"
+        ax.set_title(f"bump of {size} at {name} = {bump.at:.2g}: {verdict}", fontsize="medium")
+    ax.set(xlabel=name, ylabel="loss")
+    ax.legend()
+    return ax
 
 
-def _axes(**kind: Any) -> "Axes":
-    """Axes on a figure of their own; pyplot, which keeps figures, only where it shows them."""
-    ipython = sys.modules.get("IPython")
-    running = ipython is not None and ipython.get_ipython() is not None
-    if running or "matplotlib.pyplot" in sys.modules:
-        make = optional("matplotlib.pyplot", "plot").figure
-    else:
-        make = optional("matplotlib.figure", "plot").Figure
-    return make(figsize=(5.6, 4.2), layout="constrained").add_subplot(**kind)
+def field(source: Sweep, ax: "Axes | None" = None) -> "Axes":
+    """A loss over what it compares, with arrows where a step down its gradient leads.
+
+    Args:
+      source: of `jloss.landscape.surface_of`.
+      ax: where to draw; new Axes if not given.
+
+    Returns:
+      The matplotlib Axes, as those of `contour`.
+
+    Raises:
+      ValueError: the sweep has no values named loss and gradient.
+      ImportError: matplotlib is missing.
+
+    >>> jloss.plot.field(jloss.landscape.surface_of(jloss.huber_loss)).get_xlabel()
+    'prediction'
+    """
+    if not (isinstance(source.values, Mapping) and {"loss", "gradient"} <= set(source.values)):
+        raise ValueError("field: a sweep of loss and gradient is needed, as surface_of makes it")
+    ax = contour(source, "loss", ax)
+    x, y = (np.asarray(axis, float) for axis in source.axes.values())
+    every = [slice(len(axis) // 22, None, max(1, len(axis) // 11)) for axis in (x, y)]
+    down = -np.asarray(source.values["gradient"], float)[every[0], every[1]]
+    place = np.meshgrid(x[every[0]], y[every[1]], indexing="ij")
+    style: dict[str, Any] = {"color": "white", "edgecolor": "black", "linewidth": 0.4}
+    ax.quiver(*place, down[..., 0], down[..., 1], pivot="tail", width=0.007, **style)
+    ax.set_title("arrows: where a step of gradient descent leads", fontsize="small")
+    return ax
 
 
-def _levels(values: np.ma.MaskedArray) -> tuple[np.ndarray, dict[str, Any]]:
-    """Levels that cover the values, and how `contourf` is to colour them."""
-    low, high = float(values.min()), float(values.max())
-    if scale(values.compressed()) == "log":
-        norm = optional("matplotlib.colors", "plot").LogNorm
-        return np.geomspace(low, high, _LEVELS), {"norm": norm(low, high)}
-    if low == high:  # a flat field has one colour, in the middle of the scale
-        low, high = low - 0.5 * (abs(low) or 1.0), high + 0.5 * (abs(high) or 1.0)
-    ticks = optional("matplotlib.ticker", "plot").MaxNLocator(_LEVELS).tick_values(low, high)
-    return ticks, {}
+def multiples(source: Sweep, name: str | None = None) -> Any:
+    """Contours over the first two axes of a sweep, one beside the other along further ones.
 
+    All have the same levels. Of a long axis, up to nine places are shown, or four by four.
 
-def _add_colorbar(ax: "Axes", filled: Any, levels: np.ndarray, field: _Field) -> None:
-    logarithmic = scale(field.values) == "log"
-    ticks = {"ticks": levels[::5], "format": "%.2g"} if logarithmic else {}
-    bar = ax.figure.colorbar(filled, ax=ax, label=field.label, **ticks)
-    bar.ax.minorticks_off()
+    Args:
+      source: a sweep over three or four axes, such as `jloss.landscape.volume`.
+      name: which of the values, where there are several.
 
+    Returns:
+      An array of matplotlib Axes.
 
-def _add_path(ax: "Axes", plane: Plane) -> None:
-    if plane.path is not None:
-        style = {"color": "white", "markeredgecolor": "black", "markeredgewidth": 0.6}
-        ax.plot(*plane.path.T, "-", color="black", linewidth=2.4)
-        ax.plot(*plane.path.T, ".-", linewidth=1.2, markersize=6, label="training path", **style)
-        ax.plot(*plane.path[0], "s", markersize=7, label="its start", **style)
-    ax.plot(0, 0, "*", color=ORANGE, markeredgecolor="white", markersize=13, label="params")
+    Raises:
+      ValueError: the sweep has not three or four axes, or not one number per point.
+      ImportError: matplotlib is missing.
 
-
-def _add_legend(ax: "Axes", gaps: bool) -> None:
-    """Above the picture, where it hides nothing."""
-    handles, _ = ax.get_legend_handles_labels()
-    if gaps:
-        handles.append(optional("matplotlib.patches", "plot").Patch(label="not finite", **_GAP))
-    if handles:
-        above: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0)}
-        ax.legend(handles=handles, ncols=4, frameon=False, fontsize="small", **above)
-
-
-def _thin_ticks(*axes: Any) -> None:
-    """Few enough ticks that their labels do not run into each other."""
-    for axis in axes:
-        if axis.get_scale() == "linear":
-            ticks = optional("matplotlib.ticker", "plot").MaxNLocator(5, steps=[1, 2, 5, 10])
-            axis.set_major_locator(ticks)
-
-
-def _draw_line(ax: "Axes", x: np.ndarray, values: np.ndarray, **style: Any) -> None:
-    # Dots show the points of a short line, and those that stand between two gaps of any.
-    marker = "." if len(x) < 30 or not np.isfinite(values).all() else None
-    ax.plot(x, np.where(np.isfinite(values), values, np.nan), marker=marker, **style)
-
-
-def _hatch_gaps(ax: "Axes", x: np.ndarray, finite: np.ndarray) -> None:
-    """Hatches what is nearer to a point without a finite value than to any other."""
-    middles = (x[1:] + x[:-1]) / 2
-    edges = np.concatenate([x[:1], middles, x[-1:]])
-    label = "not finite"
-    for index in np.flatnonzero(~finite):
-        ax.axvspan(edges[index], edges[index + 1], label=label, zorder=0, **_GAP)
-        label = None
-    if not finite.all():
-        ax.legend()
+    >>> x = jnp.linspace(-1, 1, 5)
+    >>> axes = jloss.plot.multiples(jloss.sweep(lambda x, y, z: x**2 + y * z, x=x, y=x, z=x[:4]))
+    >>> axes.shape, axes[0, 0].get_title()
+    ((2, 2), 'z = -1')
+    """
+    if len(source.axes) not in (3, 4):
+        raise ValueError(f"multiples: three or four axes are needed, not {len(source.axes)}")
+    (x, y, *further), values, *_ = grid(source, name)
+    most = 9 if len(further) == 1 else 4
+    kept = [np.unique(np.linspace(0, len(f.at) - 1, most).astype(int)) for f in further]
+    places = list(itertools.product(*kept))
+    columns = int(np.ceil(np.sqrt(len(places)))) if len(further) == 1 else len(kept[1])
+    rows = -(-len(places) // columns)
+    axes = _figure((2.3 * columns + 1.2, 2.3 * rows + 0.4)).subplots(
+        rows, columns, sharex=True, sharey=True, squeeze=False
+    )
+    drawn = np.ma.masked_invalid(np.stack([values[(..., *place)] for place in places]))
+    levels, style = _levels(drawn)
+    picture = None
+    for ax, place in itertools.zip_longest(axes.flat, places):
+        if place is None:
+            ax.set_visible(False)
+            continue
+        one = _Field(x, y, values[(..., *place)], name or "value")
+        if not np.isfinite(one.values).all():
+            ax.patch.set(**_GAP)
+        picture = _fill(ax, one, levels, style) if np.isfinite(one.values).any() else picture
+        at = ", ".join(f"{f.name} = {f.at[i]:.3g}" for f, i in zip(further, place, strict=True))
+        ax.set_title(at, fontsize="small")
+        _thin_ticks(ax.xaxis, ax.yaxis)
+    for ax in axes[-1]:
+        ax.set_xlabel(x.label)
+    for ax in axes[:, 0]:
+        ax.set_ylabel(y.label)
+    axes[0, 0].figure.colorbar(picture, ax=axes, label=name or "value")
+    return axes

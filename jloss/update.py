@@ -124,10 +124,16 @@ def step(objective: Objective) -> Callable[[State, Any], tuple[State, Average]]:
 # The programs: compiled once per objective, optimizer and shapes, for all fits of a process.
 
 
-@jax.jit
 def copied(tree: Tree) -> Tree:
     """Fresh memory for every leaf; no weak types, which would compile the first update twice."""
-    return jax.tree.map(lambda leaf: jnp.array(leaf, leaf.dtype, copy=True), tree)
+    # Not the tree, whose optimizer may know of a learning rate that is traced, and would be kept.
+    leaves, structure = jax.tree.flatten(tree)
+    return structure.unflatten(_copied(leaves))
+
+
+@jax.jit
+def _copied(leaves: list[Array]) -> list[Array]:
+    return [jnp.array(leaf, leaf.dtype, copy=True) for leaf in leaves]
 
 
 @partial(jax.jit, static_argnames=("objective",), donate_argnames=("state",))

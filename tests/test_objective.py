@@ -8,7 +8,6 @@ import pytest
 
 import jloss
 from jloss._optional import optional
-from jloss.metrics import accuracy
 from jloss.objective import Aux, call, objective
 
 
@@ -319,47 +318,26 @@ def test_an_objective_of_one_term_is_all_of_its_gradient():
     assert (flat["loss"].norm, flat["loss"].share) == (0.0, 0.0)
 
 
-# Accuracy.
+# Metrics.
 
 
-def test_accuracy_agrees_with_counting():
-    logits = np.random.default_rng(0).normal(size=(4, 5, 3)).astype(np.float32)
-    labels = np.random.default_rng(1).integers(0, 3, (4, 5))
-    expected = np.array([[max(range(3), key=row.__getitem__) for row in rows] for rows in logits])
-    np.testing.assert_array_equal(accuracy(logits, labels), expected == labels)
+def test_a_metric_is_given_mask_and_weights_and_evaluates_a_model_with_a_state():
+    batch = {"inputs": X, "targets": Y, "where": X < 3, "weights": jnp.array([1.0, 5.0, 3.0])}
+    found = jloss.metric(line, jloss.r2, center=1.0)(2.0, batch)
+    assert found == jloss.r2(2 * X, Y, center=1.0, where=X < 3, weights=batch["weights"])
+    found, _ = call(jloss.metric(counting, jloss.r2), 1.0, (X, Y), model_state=1.0, key=3)
+    assert found == jloss.r2(X + 1, Y)
+    (quiet,) = call(jloss.metric(noisy, jloss.r2), 1.0, (X, Y), key=jax.random.key(0))[:1]
+    assert quiet == jloss.r2(X, Y)
 
 
-def test_accuracy_of_binary_logits_is_about_their_sign():
-    labels = jnp.array([1, 0, 1, 0, 0])
-    values = accuracy(jnp.array([0.1, -0.1, -2.0, 2.0, 0.0]), labels)
-    np.testing.assert_array_equal(values, [1, 1, 0, 0, 1])
-    np.testing.assert_array_equal(values, accuracy(jnp.array([1, -1, -2, 2, 0]), labels * 1.0))
-
-
-def test_accuracy_of_nan_or_of_an_unknown_label_is_nan():
-    logits = jnp.array([[0.0, jnp.nan], [0.0, 1.0], [0.0, 1.0], [0.0, 1.0]])
-    assert jnp.isnan(accuracy(logits, jnp.array([1, -1, 2, 1]))).tolist() == [1, 1, 1, 0]
-    binary = accuracy(jnp.array([jnp.nan, 1.0, 1.0]), jnp.array([0, 2, 1]))
-    assert jnp.isnan(binary).tolist() == [1, 1, 0]
-
-
-def test_accuracy_under_masks():
-    logits = jnp.array([[0.0, 9.0], [jnp.nan, 1.0]])
-    labels = jnp.array([0, 1])
-    classes = jnp.array([[True, False], [False, False]])
-    np.testing.assert_array_equal(accuracy(logits, labels, where=classes), [1, 0])
-    np.testing.assert_array_equal(accuracy(logits, labels, where=labels == 0), [0, 0])
-    counted = objective(line, accuracy)(
-        1.0, {"inputs": logits, "targets": labels, "where": classes}
-    )
-    assert (float(counted.total), float(counted.weight)) == (1.0, 1.0)
-
-
-def test_accuracy_refuses_what_does_not_fit():
-    with pytest.raises(ValueError, match=r"labels \(3,\) must have the shape of the logits"):
-        accuracy(jnp.ones((2, 3)), jnp.zeros(3, int))
-    with pytest.raises(TypeError, match="class indices, not float32"):
-        accuracy(jnp.ones((2, 3)), jnp.zeros(2))
+def test_what_is_no_metric_is_named():
+    with pytest.raises(TypeError, match=r"must return a jloss.Statistic, .* jloss.objective.line"):
+        jloss.metric(line, lambda p, t, where, weights: p)(1.0, (X, Y))
+    with pytest.raises(TypeError, match="r2 has no hyper-parameter bins; it has center, weights"):
+        jloss.metric(line, jloss.r2, bins=3)
+    with pytest.raises(TypeError, match="fit returned R2, a metric without a gradient"):
+        jloss.combine(fit=jloss.metric(line, jloss.r2))(1.0, (X, Y))
 
 
 # Optional libraries.

@@ -11,17 +11,6 @@ from jloss.peers import PEERS, differences, like, likenesses
 
 # Public names in the same places that are no losses.
 NOT_LOSSES = {"keras.losses": {"Loss", "deserialize", "get", "serialize"}}
-# What the rest of the catalogue's first part is to bring; a name leaves this list when it comes.
-NOT_YET = {
-    "torch": {"MarginRankingLoss", "margin_ranking_loss"},
-    "rax": {
-        "pairwise_hinge_loss",
-        "pairwise_logistic_loss",
-        "pairwise_mse_loss",
-        "pairwise_qr_loss",
-        "pairwise_soft_zero_one_loss",
-    },
-}
 METRICS = re.compile(r"_metric$|^(types|utils)$")
 
 
@@ -54,7 +43,7 @@ def test_no_public_loss_of_a_peer_is_without_a_counterpart(peer):
         except LookupError:
             lacking.add(name.rpartition(".")[2])
     assert len(names) > 15
-    assert lacking == NOT_YET.get(peer, set())
+    assert not lacking
 
 
 def test_all_of_optax_is_here_under_its_own_names_and_arguments():

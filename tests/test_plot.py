@@ -12,6 +12,7 @@ import pytest
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
+import jloss
 from jloss.average import average
 from jloss.landscape import plane
 from jloss.plot import contour, curves, line, surface
@@ -254,3 +255,109 @@ def test_plotting_without_matplotlib_names_the_extra(monkeypatch):
         ImportError, match=r'plotting needs matplotlib: pip install "jloss\[plot\]"'
     ):
         curves(HISTORY)
+
+
+# Landscapes.
+
+
+@pytest.fixture(scope="module")
+def ways():
+    ring = lambda p, batch: average(batch * (jnp.sum(p**2) - 1) ** 2)  # noqa: E731
+    ends = jnp.array([-1.0, 0.0]), jnp.array([1.0, 0.0])
+    return jloss.landscape.interpolate(ring, *ends, jnp.ones(1), resolution=5)
+
+
+def test_a_projected_path_says_how_far_it_is_from_the_plane(bowl):
+    off = np.array([0.5, 2.0, 0.0])
+    ax = render(contour(dataclasses.replace(bowl, off_plane=off)))
+    texts = [text.get_text() for text in ax.texts]
+    assert "0: 0.5 off" in texts and "1: 2 off" in texts
+    assert any("up to 2 off the plane:\nthe contour under it is not the loss" in t for t in texts)
+
+
+def test_a_plane_says_how_little_it_shows_and_how_it_was_interpolated(bowl):
+    bend = jloss.landscape.PlaneCurvature(np.array([0.25, 0.5]), 40.0)
+    fine = jloss.landscape.Refined(X, Y, X, jloss.landscape.InterpolationError(0.1, 0.05, 20), 100)
+    ax = render(contour(dataclasses.replace(bowl, curvature=bend, refined=fine)))
+    note = ax.texts[-1].get_text()
+    assert "0.25 to 0.5 in this plane,\n40 in the steepest" in note
+    assert "from 80 points,\noff by 0.1 at most at 20 others" in note
+
+
+def test_solutions_and_metrics_of_a_plane_are_drawn(bowl):
+    plane = dataclasses.replace(
+        bowl, metrics={"slope": bowl.values + 10}, solutions=np.array([[1.0, 0.0], [0.0, 1.0]])
+    )
+    ax = render(contour(plane, "slope"))
+    assert "other solutions" in labels(ax)
+    assert ax.figure.axes[1].get_ylabel() == "slope"
+    assert colour_at(ax, 0.01, 0.01) > 9
+    with pytest.raises(ValueError, match="no values named 'height'; there are loss, slope"):
+        contour(plane, "height")
+
+
+def test_a_peak_above_the_clip_is_drawn_like_the_clip():
+    peaked = sweep(lambda x, y: jnp.where(x > 0.9, 1e6, x + y) - 5.0, x=X, y=Y)
+    ax = render(contour(peaked, clip=-2.0))
+    assert ax.collections[0].extend == "max"
+    assert ax.collections[0].levels[-1] < 0
+    assert contour(GRID, clip=100.0).collections[0].extend == "neither"
+
+
+def test_a_barrier_is_marked_at_its_place(ways):
+    ax = render(jloss.plot.barrier({"straight": ways}))
+    assert labels(ax) == ["straight: barrier 1"]
+    (mark,) = ax.collections[0].get_segments()
+    np.testing.assert_allclose(mark, [[0.5, 0.0], [0.5, 1.0]], atol=1e-6)
+    assert labels(render(ways.plot())) == ["barrier 1"]
+
+
+def test_a_band_shows_draws_mean_and_verdict():
+    draws = np.random.default_rng(0).normal(size=(6, 9))
+    ax = render(jloss.plot.band(jloss.landscape.Bands({"a": X}, draws)))
+    assert len(ax.lines) == 6 + 1 + 1
+    assert "may be chance" in ax.get_title()
+    np.testing.assert_allclose(ax.lines[6].get_ydata(), draws.mean(0))
+    with pytest.raises(ValueError, match="draws of a line are needed"):
+        jloss.plot.band(jloss.landscape.Bands({"a": X, "b": X}, draws))
+
+
+def test_arrows_of_a_field_point_down_the_gradient():
+    grid = sweep(lambda x, y: {"loss": x**2 + y, "gradient": jnp.stack([2 * x, 1.0])}, x=X, y=Y)
+    ax = render(jloss.plot.field(grid))
+    arrows = ax.collections[-1]
+    np.testing.assert_allclose(arrows.U, -2 * np.asarray(arrows.X), atol=1e-6)
+    np.testing.assert_allclose(arrows.V, -1.0)
+    with pytest.raises(ValueError, match="a sweep of loss and gradient is needed"):
+        jloss.plot.field(GRID)
+
+
+def test_multiples_share_levels_and_stand_where_they_belong():
+    z, w = jnp.array([3.0, 1.0, 2.0]), jnp.arange(2.0)
+    cube = sweep(lambda x, y, z, w: x**2 + y * z + w, x=X, y=Y, z=z, w=w)
+    axes = jloss.plot.multiples(cube)
+    render(axes[0, 0])
+    assert axes.shape == (3, 2)
+    assert axes[2, 1].get_title() == "z = 3, w = 1"
+    levels = [tuple(ax.collections[0].levels) for ax in axes.flat]
+    assert len(set(levels)) == 1
+    at = colour_at(axes[2, 1], 0.05, 1.0)
+    assert at <= 0.05**2 + 3 + 1 <= at + (levels[0][1] - levels[0][0]) * 1.1
+    with pytest.raises(ValueError, match="three or four axes are needed, not 2"):
+        jloss.plot.multiples(GRID)
+
+
+def test_an_interactive_contour_has_each_value_at_its_place(bowl):
+    (drawn,) = jloss.plot.interactive_contour(GRID).data
+    x, y = np.asarray(drawn.x), np.asarray(drawn.y)
+    np.testing.assert_allclose(drawn.z, x[None] ** 2 + y[:, None], rtol=1e-5)
+    assert drawn.text[4][0] == "3"
+    (clipped,) = jloss.plot.interactive_contour(GRID, clip=0.5).data
+    assert np.max(clipped.z) == 0.5 and clipped.text[4][0] == "3"
+    figure = jloss.plot.interactive_contour(bowl)
+    (path,) = [trace for trace in figure.data if trace.name == "training path"]
+    np.testing.assert_allclose(np.stack([path.x, path.y], 1), bowl.path)
+    assert path.text[0].startswith("point 0: ")
+    assert "is not the loss on it" in figure.layout.title.text
+    with pytest.raises(ValueError, match="two axes are needed, not 1"):
+        jloss.plot.interactive_contour(sweep(lambda x: x, x=X))

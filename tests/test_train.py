@@ -368,7 +368,7 @@ def test_a_fit_compiles_few_programs(caplog):
     programs = sorted(words[1] for words in messages if words[0] == "Compiling")
     # So was perhaps the one of the values, which depends on the number of metrics alone.
     programs = [name for name in programs if name != "jit(_values)"]
-    assert programs == ["jit(_epoch)", "jit(_evaluate)", "jit(_evaluate)", "jit(copied)"]
+    assert programs == ["jit(_copied)", "jit(_epoch)", "jit(_evaluate)", "jit(_evaluate)"]
 
 
 def test_accuracy_is_a_metric_beside_the_loss():

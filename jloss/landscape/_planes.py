@@ -20,7 +20,9 @@ from jloss.landscape._directions import (
     random_directions,
     solution_directions,
 )
-from jloss.landscape._evaluate import Judged, swept
+from jloss.landscape._evaluate import Judged, at_points, on_span, swept
+from jloss.landscape._refine import Refined, refine
+from jloss.landscape._smoothness import PlaneCurvature, plane_curvature
 from jloss.objective import Objective
 from jloss.sweep import Sweep
 
@@ -41,6 +43,8 @@ class Plane:
         point is not the loss at the point itself, and the less so the larger this is.
       metrics: what else was measured, by name: arrays like ``values``, perhaps with more axes.
       solutions: ``(2, 2)`` coordinates of the other solutions that the plane goes through.
+      curvature: within the plane, against the largest there is, if it was asked for.
+      refined: what ``values`` were interpolated from, and how well, if there was a budget.
     """
 
     a: Array
@@ -51,6 +55,8 @@ class Plane:
     off_plane: np.ndarray | None = None
     metrics: Mapping[str, Array] = field(default_factory=dict)
     solutions: np.ndarray | None = None
+    curvature: PlaneCurvature | None = None
+    refined: Refined | None = None
 
     def numbers(self, name: str | None = None) -> Array:
         """The values, or those of a metric, one number per point.
@@ -113,6 +119,8 @@ def plane(
     path: Any = None,
     metrics: Mapping[str, Objective] | None = None,
     model_state: Any = None,
+    budget: int | None = None,
+    curvature: bool = False,
     **how: Any,
 ) -> Plane:
     r"""An objective around given parameters, on a plane through parameter space.
@@ -142,6 +150,10 @@ def plane(
         `gradient_norm`, `plane_hessian`.
       model_state: for objectives with an argument of that name, such as statistics of a batch
         normalisation; it stays as it is.
+      budget: evaluate so many points at most, where the surface bends, and interpolate those of
+        the grid from them (`refine`); `Plane.refined` says how well. Without metrics and options.
+      curvature: whether to measure the plane's curvature against the largest there is, as
+        `plane_curvature` does; takes some tens of Hessian products.
       how: options of `jloss.sweep`: ``batch_size``, ``memory_limit``, ``mesh``, ``out``,
         ``progress``.
 
@@ -164,18 +176,32 @@ def plane(
            [4., 0., 4.],
            [5., 1., 5.]], dtype=float32)
     """
-    _check_resolution("plane", resolution)
+    check_resolution("plane", resolution)
     params = _looked_over("plane", params)
     directions = _chosen(params, key, directions, to, path)
     track, off = (None, None) if path is None else _project(params, directions, path)
     solutions = None if to is None else _project(params, directions, list(to))[0]
     shown = [places for places in (track, solutions) if places is not None]
-    a, b = (_grid(low, high, resolution) for low, high in _reach(span, shown))
+    a, b = (grid(low, high, resolution) for low, high in reach("plane", span, shown))
     judged = Judged("plane", objective, metrics, model_state)
-    found = swept(judged, params, directions, batch, data, {"a": a, "b": b}, how)
-    values = found.values if metrics else {"loss": found.values}
-    loss = values.pop("loss")
-    return Plane(found.axes["a"], found.axes["b"], loss, directions, track, off, values, solutions)
+    given = {"batch": batch, "data": data, "key": None, "model_state": model_state}
+    bend = plane_curvature(objective, params, directions=directions, **given) if curvature else None
+    if budget is not None:
+        if metrics or how:
+            raise ValueError(
+                "plane: budget goes without metrics and options of sweep, as nothing but the "
+                "objective is interpolated"
+            )
+        surface = _refined(judged, params, directions, batch, data, (a, b), budget)
+        loss, values = jnp.asarray(surface(a, b), jnp.float32), {}
+        a, b = jnp.asarray(a), jnp.asarray(b)
+    else:
+        surface = None
+        found = swept(judged, params, directions, batch, data, {"a": a, "b": b}, how)
+        values = found.values if metrics else {"loss": found.values}
+        loss = values.pop("loss")
+        a, b = found.axes["a"], found.axes["b"]
+    return Plane(a, b, loss, directions, track, off, values, solutions, bend, surface)
 
 
 def line(
@@ -231,26 +257,9 @@ def line(
     >>> between.values, jloss.landscape.barrier(between)
     (Array([0.    , 0.5625, 1.    , 0.5625, 0.    ], dtype=float32), Array(1., dtype=float32))
     """
-    _check_resolution("line", resolution)
-    if direction is not None and to is not None:
-        raise ValueError("line: give direction or to, not both")
-    params = _looked_over("line", params)
-    if to is not None:
-        check_like("line: to", params, to)
-        check_finite("line: to", to)
-        direction = jax.tree.map(lambda other, p: jnp.asarray(other, p.dtype) - p, to, params)
-    if direction is None:
-        direction, _ = random_directions(jax.random.key(0) if key is None else key, params)
-    check_like("line: a direction", params, direction)
-    check_finite("line: the direction", direction)
-    if not flat(direction).any():
-        raise ValueError("line: the direction is zero")
-    low, high = span or ((-1.0, 1.0) if to is None else (0.0, 1.0))
-    if not low < high:
-        raise ValueError(f"line: span must be (a0, a1) with a0 < a1, not {span}")
-    axes = {"a": _grid(low, high, resolution)}
+    params, direction, a = along("line", params, direction, to, key, span, resolution)
     judged = Judged("line", objective, metrics, model_state)
-    return swept(judged, params, [direction], batch, data, axes, how)
+    return swept(judged, params, [direction], batch, data, {"a": a}, how)
 
 
 def barrier(between: Sweep, name: str | None = None) -> Array:
@@ -315,18 +324,66 @@ def volume(
     >>> found.shape, float(found.values[0, 1, 2])
     ((3, 3, 3), 2.0)
     """
-    _check_resolution("volume", resolution)
+    check_resolution("volume", resolution)
     params = _looked_over("volume", params)
     directions = independent("volume", params, directions, 3)
-    ((low, high), _) = _reach(span, [])
-    axes = {name: _grid(low, high, resolution) for name in "abc"}
+    ((low, high), _) = reach("volume", span, [])
+    axes = {name: grid(low, high, resolution) for name in "abc"}
     judged = Judged("volume", objective, metrics, model_state)
     return swept(judged, params, directions, batch, data, axes, how)
+
+
+def along(
+    caller: str,
+    params: Any,
+    direction: Any,
+    to: Any,
+    key: Array | None,
+    span: tuple[float, float] | None,
+    resolution: int,
+) -> tuple[Any, Any, np.ndarray]:
+    """Params, direction and coordinates of a line, as the arguments of `line` ask for them."""
+    check_resolution(caller, resolution)
+    if direction is not None and to is not None:
+        raise ValueError(f"{caller}: give direction or to, not both")
+    params = _looked_over(caller, params)
+    if to is not None:
+        check_like(f"{caller}: to", params, to)
+        check_finite(f"{caller}: to", to)
+        direction = jax.tree.map(lambda other, p: jnp.asarray(other, p.dtype) - p, to, params)
+    if direction is None:
+        direction, _ = random_directions(jax.random.key(0) if key is None else key, params)
+    check_like(f"{caller}: a direction", params, direction)
+    check_finite(f"{caller}: the direction", direction)
+    if not flat(direction).any():
+        raise ValueError(f"{caller}: the direction is zero")
+    low, high = span or ((-1.0, 1.0) if to is None else (0.0, 1.0))
+    if not low < high:
+        raise ValueError(f"{caller}: span must be (a0, a1) with a0 < a1, not {span}")
+    return params, direction, grid(low, high, resolution)
 
 
 def _looked_over(caller: str, params: Any) -> Any:
     check_finite(f"{caller}: params", params)
     return jax.tree.map(jnp.asarray, params)
+
+
+def _refined(
+    judged: Judged,
+    params: Any,
+    directions: Directions,
+    batch: Any,
+    data: Iterable[Any] | None,
+    axes: tuple[np.ndarray, np.ndarray],
+    budget: int,
+) -> Refined:
+    functions = list(on_span(judged, params, directions, batch, data))
+
+    def values(points: np.ndarray) -> np.ndarray:
+        return np.asarray(judged.values(at_points(functions, points)))
+
+    (low, *_, high), (bottom, *_, top) = axes
+    return refine(values, ((low, high), (bottom, top)), budget)
 
 
 def _chosen(params: Any, key: Array | None, directions: Any, to: Any, path: Any) -> Directions:
@@ -344,7 +401,8 @@ def _chosen(params: Any, key: Array | None, directions: Any, to: Any, path: Any)
     return independent("plane", params, directions, 2)
 
 
-def _check_resolution(caller: str, resolution: int) -> None:
+def check_resolution(caller: str, resolution: int) -> None:
+    """Refuses what is not a number of points."""
     if resolution < 2 or resolution != int(resolution):
         raise ValueError(
             f"{caller}: resolution must be a whole number of at least 2, not {resolution}"
@@ -365,7 +423,7 @@ def _project(params: Any, directions: Directions, path: Any) -> tuple[np.ndarray
     return track, np.linalg.norm(away - track @ basis.T, axis=1)
 
 
-def _reach(span: Span | None, shown: list[np.ndarray]) -> list[tuple[float, float]]:
+def reach(caller: str, span: Span | None, shown: list[np.ndarray]) -> list[tuple[float, float]]:
     """The first and the last coordinate along each direction."""
     if span is None and shown:
         return _cover(np.concatenate(shown))
@@ -373,7 +431,7 @@ def _reach(span: Span | None, shown: list[np.ndarray]) -> list[tuple[float, floa
     sides = np.asarray([(-span, span)] * 2 if isinstance(span, (int, float)) else span, float)
     if sides.shape != (2, 2) or not np.isfinite(sides).all() or (sides[:, 0] >= sides[:, 1]).any():
         raise ValueError(
-            "plane: span must be a positive number or ((a0, a1), (b0, b1)) with a0 < a1 and "
+            f"{caller}: span must be a positive number or ((a0, a1), (b0, b1)) with a0 < a1 and "
             f"b0 < b1, not {span}"
         )
     return [(float(low), float(high)) for low, high in sides]
@@ -390,7 +448,7 @@ def _cover(shown: np.ndarray) -> list[tuple[float, float]]:
     return [(float(m - 0.7 * e), float(m + 0.7 * e)) for m, e in zip(middle, extent, strict=True)]
 
 
-def _grid(low: float, high: float, resolution: int) -> np.ndarray:
+def grid(low: float, high: float, resolution: int) -> np.ndarray:
     """Evenly spaced, both ends exact, and the middle of a symmetric span exactly 0."""
     steps = np.arange(resolution)
     return (low * steps[::-1] + high * steps) / (resolution - 1)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from jloss._blocks import Arrays, Side, block_sum
 from jloss._safe import (
     Axis,
     axes_of,
@@ -501,6 +502,9 @@ def triplet_margin_with_distance_loss(
 # Of all pairs in a batch -------------------------------------------------------------------------
 
 
+_ANCHORS = 64  # whose similarities to all others are held at a time
+
+
 def _exact_ntxent(m, embeddings, labels, temperature):
     def cosine(a, b):
         norms = m.sqrt(m.fdot(a, a) * m.fdot(b, b))
@@ -566,6 +570,7 @@ def ntxent(
       TypeError: embeddings are not floating, labels not integers, or ``where`` not boolean.
 
     It does not decompose: its value over two halves of a batch is not its value over the batch.
+    Memory is O(N), for similarities are computed some rows at a time.
     Source: Sohn (2016), Chen et al. (2020).
 
     >>> embeddings = jnp.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]])
@@ -575,11 +580,32 @@ def ntxent(
     embeddings, labels, where = _batch("ntxent", embeddings, labels, where)
     temperature = hyper("ntxent", jnp.zeros((), embeddings.dtype), temperature=temperature)
     temperature += nan_unless("ntxent", temperature > 0, "positive", temperature=temperature)
-    similarity, alike, unlike = _similarities(embeddings, labels, where)
-    similarity /= temperature
+    directions, _ = unit(embeddings)
+    seen = jnp.ones(labels.shape, bool) if where is None else where
+    others = labels, jnp.arange(len(labels)), seen
+    rows, columns = ((directions / temperature,), others), ((directions,), others)
+    total = block_sum(_ntxent_rows, _any_seen, (_ANCHORS, len(labels)), rows, columns)
+    return total / jnp.maximum(_pairs_alike(labels, seen).astype(total.dtype), 1.0)
+
+
+def _ntxent_rows(rows: Side, columns: Side) -> Array:
+    """The sum for some anchors over all their pairs."""
+    (anchors,), (others,) = rows[0], columns[0]
+    similarity = jnp.matmul(anchors, others.T, precision="highest")
+    alike, unlike = _alike_and_unlike(rows[1], columns[1])
     strangers = _log_sum_exp(similarity, unlike)
-    values = jnp.where(alike, jax.nn.softplus(strangers - similarity), 0.0)
-    return values.sum() / jnp.maximum(alike.sum(), 1)
+    return jnp.where(alike, softplus(strangers - similarity), 0.0).sum()
+
+
+def _any_seen(rows: Side, columns: Side) -> Array:
+    return rows[1][2].any()
+
+
+def _pairs_alike(labels: Array, seen: Array) -> Array:
+    """How many ordered pairs of two different examples share a label."""
+    place = jnp.searchsorted(jnp.sort(labels), labels)
+    counts = jnp.zeros(labels.shape, jnp.int32).at[place].add(seen)
+    return jnp.where(seen, counts[place] - 1, 0).sum()
 
 
 def _batch(
@@ -605,11 +631,18 @@ def _similarities(
     """The cosines of all pairs, which of these have equal labels, and which different ones."""
     directions, _ = unit(embeddings)
     seen = jnp.ones(labels.shape, bool) if where is None else where
-    pairs = seen[:, None] & seen[None, :] & ~jnp.eye(len(labels), dtype=bool)
-    same = labels[:, None] == labels[None, :]
+    examples = labels, jnp.arange(len(labels)), seen
     # Accelerators multiply float32 matrices in fewer digits unless they are told not to.
     similarity = jnp.matmul(directions, directions.T, precision="highest")
-    return similarity, pairs & same, pairs & ~same
+    return similarity, *_alike_and_unlike(examples, examples)
+
+
+def _alike_and_unlike(rows: Arrays, columns: Arrays) -> tuple[Array, Array]:
+    """Which pairs of two different examples have equal labels, and which different ones."""
+    (labels, places, seen), (other_labels, other_places, others_seen) = rows, columns
+    pairs = seen[:, None] & others_seen & (places[:, None] != other_places)
+    same = labels[:, None] == other_labels
+    return pairs & same, pairs & ~same
 
 
 def _log_sum_exp(array: Array, where: Array) -> Array:

@@ -13,6 +13,7 @@ from jloss import plot
 from jloss._optional import optional
 from jloss.card import CARDS
 from jloss.compare import Comparison, Reading, Result
+from jloss.landscape import Plane
 
 # Colours that matplotlib draws with; on the page each becomes a variable, light or dark. The first
 # three series are those of `jloss.plot`.
@@ -245,3 +246,13 @@ def surface(result: Result) -> str:
         ax.set(xlabel="along the walk", ylabel="across it")
 
     return _drawn(f"{result.loss}-surface", draw)
+
+
+def plane(found: Plane) -> str:
+    """A plane around params as a map."""
+
+    def draw(ax: Any) -> None:
+        plot.contour(found, ax=ax)
+        ax.grid(visible=False)
+
+    return _drawn("plane", draw, (6.6, 4.8))

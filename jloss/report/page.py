@@ -1,10 +1,8 @@
 """The report as one HTML file that needs nothing else: words, table and pictures put together."""
 
-import html
-import re
 import shlex
-import tempfile
 from collections.abc import Iterable
+from html import escape
 from pathlib import Path
 
 from jloss import __version__
@@ -18,58 +16,32 @@ from jloss.compare import (
     Comparison,
     Result,
 )
-from jloss.report import figures, words
+from jloss.report import figures, html, words
 
 
 def write(comparison: Comparison, path: Path) -> None:
     """Writes the page whole or not at all."""
-    text = page(comparison)
-    # Beside its final place, so that it can be renamed into it.
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=path.parent, suffix=".tmp", delete=False
-    ) as file:
-        draft = Path(file.name)
-        try:
-            file.write(text)
-            file.close()
-            draft.chmod(0o644)  # a temporary file is its owner's alone
-            draft.replace(path)
-        except BaseException:
-            draft.unlink(missing_ok=True)
-            raise
+    html.save(page(comparison), path)
 
 
 def page(comparison: Comparison) -> str:
     """The report as HTML."""
-    style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
     body = [
         _header(comparison),
-        _section("What came of each loss", _table(comparison), _table_notes(comparison)),
-        _section(
+        html.section("What came of each loss", _table(comparison), _table_notes(comparison)),
+        html.section(
             "How it was learnt",
             _CURVES,
             _METRICS[comparison.metric],
             _key(*_CURVES_KEY),
             *_curves(comparison),
         ),
-        _section("What each loss asks for", _SHAPES, *_shapes(comparison)),
-        _section("The ground they walked on", _SURFACES, _surfaces(comparison)),
-        _section("How this was measured", _method(comparison)),
+        html.section("What each loss asks for", _SHAPES, *_shapes(comparison)),
+        html.section("The ground they walked on", _SURFACES, _surfaces(comparison)),
+        html.section("How this was measured", _method(comparison)),
         _footer(comparison),
     ]
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Which loss for {_name(comparison)}? · jloss</title>
-<style>
-{style}</style>
-</head>
-<body>
-{"".join(body)}</body>
-</html>
-"""
+    return html.document(f"Which loss for {_name(comparison)}?", body)
 
 
 _CURVES = """Each epoch is one round of the cycle over all training rows: predict, compare with the
@@ -113,19 +85,19 @@ def _header(comparison: Comparison) -> str:
     ]
     if comparison.outliers:
         facts.append(f"{100 * comparison.outliers:g} % outliers")
-    reasons = "".join(f"<p>{_text(reason)}</p>\n" for reason in said.reasons)
+    reasons = "".join(f"<p>{html.text(reason)}</p>\n" for reason in said.reasons)
     alt = "; ".join(
         f"{r.loss}: {words.metric(comparison, float(r.scores.mean()))}" for r in comparison.results
     )
-    drawn = _picture(figures.scores(comparison, said.take), f"test {comparison.metric}. {alt}")
+    drawn = html.picture(figures.scores(comparison, said.take), f"test {comparison.metric}. {alt}")
     return f"""<header>
-<p class="kicker">{" · ".join(map(_text, facts))}</p>
+<p class="kicker">{" · ".join(map(html.text, facts))}</p>
 <h1>Which loss for {_name(comparison)}?</h1>
 <div class="verdict">
 <div>
-<p class="lead">{_text(said.headline)}</p>
+<p class="lead">{html.text(said.headline)}</p>
 {reasons}</div>
-{_figure(words.scores_caption(comparison), drawn)}</div>
+{html.figure(words.scores_caption(comparison), drawn)}</div>
 </header>
 <main>
 """
@@ -133,42 +105,21 @@ def _header(comparison: Comparison) -> str:
 
 def _name(comparison: Comparison) -> str:
     """The data set as a heading names it; of a file, its name without the folder."""
-    return html.escape(Path(comparison.table.name).name)
-
-
-def _section(title: str, *parts: str) -> str:
-    blocks = (part if part.lstrip().startswith("<") else _paragraphs(part) for part in parts)
-    return f"<section>\n<h2>{title}</h2>\n{''.join(blocks)}</section>\n"
-
-
-def _paragraphs(text: str) -> str:
-    return "".join(f"<p>{_text(' '.join(part.split()))}</p>\n" for part in text.split("\n\n"))
-
-
-def _text(text: str) -> str:
-    """Plain words as HTML, with the names of losses set as code."""
-    names = "|".join(sorted(CARDS, key=len, reverse=True))
-    text = html.escape(text).replace(" %", "&nbsp;%").replace(" ± ", "&nbsp;±&nbsp;")
-    return re.sub(rf"\b({names})\b", _code, text)
-
-
-def _code(found: re.Match[str]) -> str:
-    """A loss's name, which may be broken behind an underscore."""
-    return f"<code>{found[1].replace('_', '_<wbr>')}</code>"
+    return escape(Path(comparison.table.name).name)
 
 
 def _table(comparison: Comparison) -> str:
     head, *rows = words.table_rows(comparison)
     take = words.verdict(comparison).take
-    columns = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in head)
+    columns = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
     lines = []
     for name, *cells in rows:
         data = "".join(
-            f'<td data-label="{html.escape(label)}">{html.escape(cell)}</td>'
+            f'<td data-label="{escape(label)}">{escape(cell)}</td>'
             for label, cell in zip(head[1:], cells, strict=True)
         )
         mark = ' class="take"' if name == take else ""
-        lines.append(f'<tr{mark}><th scope="row">{_text(name)}</th>{data}</tr>')
+        lines.append(f'<tr{mark}><th scope="row">{html.text(name)}</th>{data}</tr>')
     return (
         f"<table>\n<thead><tr>{columns}</tr></thead>\n<tbody>\n"
         + "\n".join(lines)
@@ -177,13 +128,13 @@ def _table(comparison: Comparison) -> str:
 
 
 def _table_notes(comparison: Comparison) -> str:
-    return f'<p class="note">{_text(words.table_note(comparison))}</p>\n'
+    return f'<p class="note">{html.text(words.table_note(comparison))}</p>\n'
 
 
 def _key(*entries: tuple[str, str, str]) -> str:
     """What lines, dots and patches stand for: kind, colour (a variable of the page), meaning."""
     items = (
-        f'<li class="{kind}" style="--line: var(--{colour})">{_text(name)}</li>'
+        f'<li class="{kind}" style="--line: var(--{colour})">{html.text(name)}</li>'
         for kind, colour, name in entries
     )
     return f'<ul class="key">{"".join(items)}</ul>\n'
@@ -201,53 +152,41 @@ def _curves(comparison: Comparison) -> Iterable[str]:
     for result in comparison.results:
         said = words.curve_caption(comparison, result)
         pictures = [
-            _picture(
+            html.picture(
                 figures.curves(comparison, result, name),
                 f"{what} of {result.loss} over the epochs, train and validation",
             )
             for name, what in (("loss", "loss"), ("metric", comparison.metric))
         ]
-        yield _figure(said, *pictures, heading=result.loss)
+        yield html.figure(said, *pictures, heading=result.loss)
 
 
 def _shapes(comparison: Comparison) -> Iterable[str]:
     for title, results, *drawn in figures.shapes(comparison):
         pictures = [
-            _picture(svg, f"{what} as a function of {title}")
+            html.picture(svg, f"{what} as a function of {title}")
             for svg, what in zip(drawn, ("losses", "their gradients"), strict=True)
         ]
         place = comparison.results.index
         yield _key(*(("line", f"series-{place(r) % 6}", r.loss) for r in results))
-        yield _figure(words.shape_caption(comparison, title), *pictures)
+        yield html.figure(words.shape_caption(comparison, title), *pictures)
     yield f"<dl>{''.join(_definition(CARDS[r.loss]) for r in comparison.results)}</dl>\n"
 
 
 def _definition(card: Card) -> str:
     claims = words.claims(card)
     claimed = f"Claimed, and checked by machine: {claims}." if claims else "Nothing is claimed."
-    said = _text(f"{words.summary(card)} {claimed}")
-    return f"<dt>{_text(card.name)}</dt><dd>{said}</dd>"
+    said = html.text(f"{words.summary(card)} {claimed}")
+    return f"<dt>{html.text(card.name)}</dt><dd>{said}</dd>"
 
 
 def _surfaces(comparison: Comparison) -> str:
     def one(result: Result) -> str:
         said = words.surface_caption(comparison, result)
-        drawn = _picture(figures.surface(result), f"contours of the training loss. {said}")
-        return _figure(said, drawn, heading=result.loss)
+        drawn = html.picture(figures.surface(result), f"contours of the training loss. {said}")
+        return html.figure(said, drawn, heading=result.loss)
 
     return f'<div class="pictures">{"".join(map(one, comparison.results))}</div>\n'
-
-
-def _picture(svg: str, alt: str) -> str:
-    return f'<div role="img" aria-label="{html.escape(alt)}">{svg}</div>'
-
-
-def _figure(caption: str, *pictures: str, heading: str = "") -> str:
-    head = f"<h3>{_text(heading)}</h3>\n" if heading else ""
-    drawn = "\n".join(pictures)
-    if len(pictures) > 1:
-        drawn = f'<div class="pictures">\n{drawn}\n</div>'
-    return f"<figure>\n{head}{drawn}\n<figcaption>{_text(caption)}</figcaption>\n</figure>\n"
 
 
 def _method(comparison: Comparison) -> str:
@@ -282,7 +221,7 @@ def _method(comparison: Comparison) -> str:
             f"{OUTLIER_SIZE:g} standard deviations, as a slipped decimal point would do. "
             "The test targets are clean.",
         )
-    return f"<ul>{''.join(f'<li>{_text(step)}</li>' for step in steps)}</ul>\n"
+    return f"<ul>{''.join(f'<li>{html.text(step)}</li>' for step in steps)}</ul>\n"
 
 
 def _footer(comparison: Comparison) -> str:
@@ -294,5 +233,5 @@ def _footer(comparison: Comparison) -> str:
     command += ["--epochs", str(comparison.epochs), "--seed", str(comparison.seed)]
     return f"""</main>
 <footer class="note">Made by jloss {__version__}. The same again:
-<code tabindex="0">{html.escape(shlex.join(command))}</code></footer>
+<code tabindex="0">{escape(shlex.join(command))}</code></footer>
 """

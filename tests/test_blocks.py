@@ -1,0 +1,60 @@
+"""Sums block by block: what is added up, what is left out, and derivatives of any order."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jloss._blocks import block_sum
+
+RNG = np.random.default_rng(0)
+ROWS, COLUMNS = RNG.normal(size=(7, 3)), RNG.normal(size=(10, 3))
+KINDS, OTHERS = np.arange(7) % 3 + 1, np.arange(10) % 3 + 1  # padding has 0
+
+
+def block(rows, columns):
+    alike = rows[1][0][:, None] == columns[1][0]
+    return jnp.where(alike, jnp.tanh(rows[0][0] @ columns[0][0].T), 0.0).sum()
+
+
+def always(rows, columns):
+    return jnp.array(True)
+
+
+def total(rows, columns, sizes, needed=always):
+    return block_sum(block, needed, sizes, ((rows,), (KINDS,)), ((columns,), (OTHERS,)))
+
+
+def at_once(rows, columns):
+    return block(((rows,), (jnp.asarray(KINDS),)), ((columns,), (jnp.asarray(OTHERS),)))
+
+
+def second_order(function):
+    gradient = jax.grad(function, (0, 1))
+    return lambda *arguments: (
+        function(*arguments),
+        gradient(*arguments),
+        jax.jacfwd(gradient, (0, 1))(*arguments),
+        jax.grad(lambda *x: sum(jnp.sin(g).sum() for g in gradient(*x)), (0, 1))(*arguments),
+    )
+
+
+@pytest.mark.parametrize("sizes", [(4, 3), (1, 100)])
+def test_blocks_of_any_size_give_the_sum_and_its_derivatives(sizes):
+    with jax.enable_x64(True):
+        rows, columns = jnp.asarray(ROWS), jnp.asarray(COLUMNS)
+        got = jax.jit(second_order(lambda a, b: total(a, b, sizes)))(rows, columns)
+        wanted = jax.jit(second_order(at_once))(rows, columns)
+        for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_blocks_that_are_not_needed_are_left_out():
+    def positive(rows, columns):
+        return rows[0][0].sum() > 0
+
+    rows = jnp.asarray(ROWS, jnp.float32).at[:4].set(-1.0).at[4:].set(1.0)
+    columns = jnp.asarray(COLUMNS, jnp.float32)
+    value, gradient = jax.value_and_grad(total)(rows, columns, (4, 3), positive)
+    np.testing.assert_allclose(value, at_once(rows.at[:4].set(0.0), columns), rtol=1e-5)
+    assert not gradient[:4].any() and gradient[4:].all()
