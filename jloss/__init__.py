@@ -163,9 +163,13 @@ from jloss.sweep import (
 if TYPE_CHECKING:
     from jloss import balance, curvature, landscape, optimizers, plot
     from jloss._export import export
+    from jloss.explanation import Explanation, explain
     from jloss.history import csv_log, json_log, overfitting, tensorboard_log
+    from jloss.precision import LossScale, mixed_precision
+    from jloss.sharding import shard, shard_rows
+    from jloss.statistics import GradientStatistics, gradient_statistics
     from jloss.train import NotFiniteError, fit
-    from jloss.update import State, init, step
+    from jloss.update import Ema, State, init, step, steps
 
 __version__ = "0.1.0"
 
@@ -176,6 +180,10 @@ __all__ = [
     "Average",
     "Card",
     "Domain",
+    "Ema",
+    "Explanation",
+    "GradientStatistics",
+    "LossScale",
     "NotFiniteError",
     "State",
     "Statistic",
@@ -214,6 +222,7 @@ __all__ = [
     "dcg2_lambdaweight",
     "dcg_lambdaweight",
     "dice_loss",
+    "explain",
     "export",
     "f1",
     "fit",
@@ -221,6 +230,7 @@ __all__ = [
     "generalized_cross_entropy",
     "generalized_dice_loss",
     "generalized_kl_divergence",
+    "gradient_statistics",
     "group_lasso_penalty",
     "gumbel_t12n",
     "hinge_embedding_loss",
@@ -243,6 +253,7 @@ __all__ = [
     "mean",
     "mean_absolute_percentage_error",
     "metric",
+    "mixed_precision",
     "multi_margin_loss",
     "multiclass_generalized_dice_loss",
     "multiclass_hinge_loss",
@@ -276,6 +287,8 @@ __all__ = [
     "ranking_softmax_loss",
     "safe_softmax_cross_entropy",
     "segment_t12n",
+    "shard",
+    "shard_rows",
     "sigmoid_binary_cross_entropy",
     "sigmoid_focal_loss",
     "smooth_l1_loss",
@@ -289,6 +302,7 @@ __all__ = [
     "squared_hinge_loss",
     "squared_log_error",
     "step",
+    "steps",
     "sweep",
     "tensorboard_log",
     "term_gradients",
@@ -301,15 +315,25 @@ __all__ = [
 
 # Rooms that many programs never enter open when they are first asked for.
 _LATER = {room: room for room in ("balance", "curvature", "landscape", "optimizers", "plot")} | {
+    "Ema": "update",
+    "Explanation": "explanation",
+    "GradientStatistics": "statistics",
+    "LossScale": "precision",
     "NotFiniteError": "train",
     "State": "update",
     "csv_log": "history",
+    "explain": "explanation",
     "export": "_export",
     "fit": "train",
+    "gradient_statistics": "statistics",
     "init": "update",
     "json_log": "history",
+    "mixed_precision": "precision",
     "overfitting": "history",
+    "shard": "sharding",
+    "shard_rows": "sharding",
     "step": "update",
+    "steps": "update",
     "tensorboard_log": "history",
 }
 

@@ -267,6 +267,14 @@ def _jointly(start: int = 0, stop: int | None = None) -> _Linear:
 
 
 _FACTORS = _Linear(lambda count: range(2), lambda count: range(0), factors=True)
+
+
+def _ends(count: int) -> range:
+    """The operand and the updates of a scatter, not the indices between them."""
+    return range(0, count, 2)
+
+
+_ADDED = _Linear(_ends, _ends)
 _FIRST = _Linear(lambda count: range(1), lambda count: range(0))
 _LINEAR: dict[str, _Linear] = (
     dict.fromkeys(("mul", "dot_general", "conv_general_dilated"), _FACTORS)
@@ -280,7 +288,8 @@ _LINEAR: dict[str, _Linear] = (
         _jointly(),
     )
     | dict.fromkeys(("rev", "slice", "split", "squeeze", "sub", "transpose"), _jointly())
-    | {"select_n": _jointly(1), "dynamic_update_slice": _jointly(0, 2)}
+    | dict.fromkeys(("complex", "conj", "fft", "imag", "real"), _jointly())
+    | {"select_n": _jointly(1), "dynamic_update_slice": _jointly(0, 2), "scatter-add": _ADDED}
 )
 
 

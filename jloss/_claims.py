@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jloss._exact import (
+    BLOCK,
     UNITS,
     Case,
     Sample,
@@ -21,14 +22,13 @@ from jloss._exact import (
     draw,
     evaluate,
     floors,
-    one,
     scalars,
     split,
 )
-from jloss._promises import forward_mode, require
+from jloss._promises import forward_mode, hessians, require
 from jloss.card import LOG_PROBABILITIES, PROBABILITIES, PROBABILITY, SIGN, Card
 
-COUNT = 1024
+COUNT = BLOCK
 
 
 # Units to try a claim on -------------------------------------------------------------------------
@@ -82,14 +82,12 @@ def _results(card: Card, sample: Sample) -> dict[str, np.ndarray]:
         return evaluate(card, sample)
 
 
-def _climb(
-    card: Card, score: Callable[[Sample], np.ndarray], rounds: int = 30, count: int = COUNT
-) -> tuple[float, Sample]:
+def _climb(card: Card, score: Callable[[Sample], np.ndarray]) -> tuple[float, Sample]:
     """The highest score that random steps from every unit find, and the unit that has it."""
     rng = np.random.default_rng(11)
-    sample = {name: x[:count] for name, x in _units(card).items()}
+    sample = dict(_units(card))
     best = score(sample)
-    for _ in range(rounds):
+    for _ in range(30):
         other = {**sample, "predictions": _moved(card, sample, rng)}
         scores = score(other)
         better = scores > best
@@ -144,38 +142,27 @@ def lipschitz(card: Card) -> str:
         gradient = _results(card, sample)["predictions"]
         return np.linalg.norm(gradient.reshape(len(gradient), -1), axis=-1)
 
-    return _best_bound(card, "lipschitz", norms, COUNT)
+    return _best_bound(card, "lipschitz", norms)
 
 
 def smooth(card: Card) -> str:
     """The Hessian's spectral norm stays below the constant and comes near it."""
 
-    def norm(floating: Sample, others: Sample) -> Any:
-        def value(p: Any) -> Any:
-            return one(card)({**floating, "predictions": p}, others)
-
-        size = floating["predictions"].size
-        hessian = jax.hessian(value)(floating["predictions"]).reshape(size, size)
-        return jnp.abs(jnp.linalg.eigvalsh(hessian)).max()
-
-    run = jax.jit(jax.vmap(norm))
-
     def norms(sample: Sample) -> np.ndarray:
         with jax.enable_x64(True):
-            return np.asarray(run(*split(sample)))
+            return np.abs(jnp.linalg.eigvalsh(hessians(card, sample))).max(-1)
 
-    return _best_bound(card, "smooth", norms, COUNT // 4)
+    return _best_bound(card, "smooth", norms)
 
 
 def _best_bound(
     card: Card,
     claim: Literal["lipschitz", "smooth"],
     norms: Callable[[Sample], np.ndarray],
-    count: int,
 ) -> str:
-    hyper = {name: x[:count] for name, x in _units(card).items() if name in scalars(card)}
+    hyper = {name: x for name, x in _units(card).items() if name in scalars(card)}
     bounds = np.array(
-        [card.constant(claim, **{n: float(x[i]) for n, x in hyper.items()}) for i in range(count)]
+        [card.constant(claim, **{n: float(x[i]) for n, x in hyper.items()}) for i in range(COUNT)]
     )
     bounds = bounds.astype(float)
 
@@ -185,7 +172,7 @@ def _best_bound(
             bounds == 0, np.where(size > 0, np.inf, 1.0), size / np.maximum(bounds, 1e-300)
         )
 
-    reached, unit = _climb(card, ratio, count=count)
+    reached, unit = _climb(card, ratio)
     require(reached <= 1 + 1e-9, f"{reached:.9g} times the {claim} constant at {_show(card, unit)}")
     require(reached >= 0.9, f"no more than {reached:.3g} of the {claim} constant is reached")
     return f"{reached:.3g} of the bound is reached"

@@ -8,7 +8,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import Any
 
 import jax
@@ -28,6 +28,7 @@ UNITS = {
     "batch": [(5, 3), (2, 1)],
 }
 FAR = 80  # infinity is taken as the limit, at ten to this power
+BLOCK = 1024  # so many units are computed at once
 COUNTS = {(): 240, (4,): 64, (1,): 16, (4, 3): 48, (1, 2): 16, (5, 3): 24, (2, 1): 8}
 
 
@@ -159,8 +160,25 @@ def _evaluator(card: Card) -> Callable[..., Any]:
 
 def evaluate(card: Card, sample: Sample) -> dict[str, np.ndarray]:
     """The value of each unit and its gradients for the floating arguments, by their names."""
-    value, gradients = _evaluator(card)(*split(sample))
-    return {name: np.asarray(x) for name, x in {"value": value, **gradients}.items()}
+    value, gradients = in_blocks(_evaluator(card), *split(sample))
+    return {"value": value, **gradients}
+
+
+def in_blocks(function: Callable[..., Any], *arguments: Any) -> Any:
+    """A compiled function over the leading axis of all arguments, with one shape for all samples.
+
+    The last block is filled up with copies.
+    """
+    (count,) = {len(x) for x in jax.tree.leaves(arguments)}
+
+    def block(x: np.ndarray, start: int) -> np.ndarray:
+        return np.resize(x[start : start + BLOCK], (BLOCK, *x.shape[1:]))
+
+    results = [
+        function(*jax.tree.map(partial(block, start=start), arguments))
+        for start in range(0, count, BLOCK)
+    ]
+    return jax.tree.map(lambda *parts: np.concatenate(parts)[:count], *results)
 
 
 # The truth ---------------------------------------------------------------------------------------

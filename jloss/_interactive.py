@@ -39,15 +39,17 @@ def interactive(source: Plane | Sweep | Grid, name: str | None = None) -> Any:
         raise ValueError(f"interactive: one to three axes are needed, not {len(drawn.axes)}")
     draw = (_turning_line, _turning_surface, _turning_volume)[len(drawn.axes) - 1]
     figure = optional("plotly.graph_objects", "plot").Figure(draw(drawn))
-    titles = [axis.label for axis in drawn.axes] + [drawn.label]
+    # In a box there is no room for more than a name.
+    flat = len(drawn.axes) == 1
+    titles = [axis.label if flat else axis.name for axis in drawn.axes] + [drawn.label]
     sides = {f"{side}axis": {"title": title} for side, title in zip("xyz", titles, strict=False)}
-    if len(drawn.axes) == 1:
+    if flat:
         figure.update_layout(xaxis=sides["xaxis"], yaxis=sides["yaxis"])
     else:
         figure.update_layout(scene=sides | {"aspectmode": "cube"})
     if len(drawn.axes) < 3 and scale(drawn.values) == "log":
         ticks = _decades(drawn.values)
-        figure.update_layout({"yaxis" if len(drawn.axes) == 1 else "scene_zaxis": ticks})
+        figure.update_layout({"yaxis" if flat else "scene_zaxis": ticks})
     return figure.update_layout(template="plotly_white", margin={"l": 0, "r": 0, "t": 30, "b": 0})
 
 

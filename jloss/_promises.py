@@ -24,6 +24,7 @@ from jloss._exact import (
     draw,
     evaluate,
     floors,
+    in_blocks,
     is_floating,
     one,
     split,
@@ -54,6 +55,15 @@ def require_close(got: Any, wanted: Any, card: Card, what: str) -> None:
     )
     place = np.unravel_index(np.argmin(near), near.shape) if near.ndim else ()
     require(near.all(), f"{what}{_at(place)}: got {got[place]!r}, wanted {wanted[place]!r}")
+
+
+def once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A program for a few numbers: on processors it is compiled in half the time, to slower code.
+
+    It is the same program but for its machine code.
+    """
+    quick = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    return jax.jit(function, compiler_options=quick if jax.default_backend() == "cpu" else None)
 
 
 def _at(place: Any) -> str:
@@ -194,7 +204,7 @@ def _values_and_gradients(card: Card, sample: Sample, where: Any) -> Any:
         )
         return values.sum(), values
 
-    gradients, values = jax.jit(jax.grad(total, has_aux=True))(*split(sample))
+    gradients, values = once(jax.grad(total, has_aux=True))(*split(sample))
     return np.asarray(values), {name: np.asarray(x) for name, x in gradients.items()}
 
 
@@ -210,16 +220,17 @@ def empty(card: Card) -> str:
         values = card.unreduced(predictions, targets, where=where)
         return mean(values, where=where if np.shape(where) == values.shape else None)
 
-    hidden = np.zeros(shape if card.values == "element" else shape[:1], bool)
+    run = once(jax.value_and_grad(average))
+    shown = np.zeros(shape if card.values == "element" else shape[:1], bool)
     for what, arguments in {
         "of no rows": (predictions[:0], targets[:0]),
-        "of all masked": (predictions * np.float32(np.nan), targets, hidden),
+        "of all masked": (predictions * np.float32(np.nan), targets, shown),
     }.items():
-        value, gradient = jax.jit(jax.value_and_grad(average))(*arguments)
+        value, gradient = run(*arguments)
         require(value == 0, f"the average {what} is {value} and not 0")
         require(not np.asarray(gradient).any(), f"the gradient {what} is {gradient} and not 0")
-    single = jax.jit(average)(predictions[:1], targets[:1])
-    require(not np.isnan(single), "a single row gives no number")
+    shown.flat[0] = True
+    require(not np.isnan(run(predictions, targets, shown)[0]), "a single row gives no number")
     return "0"
 
 
@@ -310,11 +321,12 @@ def _batched(card: Card) -> Callable[..., Any]:
 def _reverse(values: Callable[..., Any]) -> Callable[..., Any]:
     def total(floating: Sample, others: Sample) -> Any:
         result = values(floating, others)
-        return result.sum(), result
+        return 0.5 * result.sum(), result
 
     def run(floating: Sample, others: Sample) -> dict[str, Any]:
+        # Of a half, as a loss is seldom all that is differentiated.
         gradients, result = jax.grad(total, has_aux=True)(floating, others)
-        return {"value": result, **gradients}
+        return {"value": result} | {name: 2.0 * x for name, x in gradients.items()}
 
     return run
 
@@ -324,9 +336,10 @@ def _mapped(card: Card) -> Callable[..., Any]:
         value, gradients = jax.value_and_grad(one(card))(*sample)
         return {"value": value, **gradients}
 
-    return jax.jit(lambda *sample: jax.lax.map(each, sample))
+    return once(lambda *sample: jax.lax.map(each, sample))
 
 
+@cache
 def forward_mode(card: Card) -> Callable[..., Any]:
     """One argument at a time, for a zero tangent times an infinite slope would be NaN."""
 
@@ -336,7 +349,7 @@ def forward_mode(card: Card) -> Callable[..., Any]:
 
         return {name: along(name) for name in floating}
 
-    return jax.jit(jax.vmap(run))
+    return once(jax.vmap(run))
 
 
 def _sharded(card: Card) -> Callable[..., Any]:
@@ -397,34 +410,18 @@ def derivatives(card: Card) -> str:
     predictions = case.sample["predictions"]
     direction = rng.normal(size=predictions.shape)
 
-    def gradient(predictions: Any, floating: Sample, others: Sample) -> Any:
-        return jax.grad(lambda p: one(card)({**floating, "predictions": p}, others))(predictions)
-
-    def higher(predictions: Any, direction: Any, *rest: Any) -> tuple[Any, ...]:
-        def along(p: Any) -> Any:
-            return jax.jvp(lambda q: gradient(q, *rest), (p,), (direction,))[1]
-
-        hessian = jax.jacfwd(lambda p: gradient(p, *rest))(predictions)
-        size = predictions.size
-        return (
-            gradient(predictions, *rest),
-            hessian.reshape(size, size),
-            along(predictions).ravel(),
-            jax.grad(lambda p: jnp.vdot(gradient(p, *rest), direction))(predictions).ravel(),
-            jax.jvp(along, (predictions,), (direction,))[1].ravel(),
-        )
-
-    run = jax.jit(jax.vmap(higher))
+    step = 1e-6 * np.maximum(1.0, np.abs(np.where(np.isfinite(predictions), predictions, 0)))
+    step = step.max(axis=tuple(range(1, step.ndim)), keepdims=True)
     with jax.enable_x64(True):
-        step = 1e-6 * np.maximum(1.0, np.abs(np.where(np.isfinite(predictions), predictions, 0)))
-        step = step.max(axis=tuple(range(1, step.ndim)), keepdims=True)
-        result = [
-            run(predictions + s * step * direction, direction, floating, others) for s in (-1, 0, 1)
-        ]
-    results = [[np.asarray(x) for x in r] for r in result]
-    _, hessian, forward, reverse, third = results[1]
+        hessian = hessians(card, case.sample)
+        forward, reverse, third = in_blocks(_higher(card), predictions, direction, floating, others)
+        before, after = (
+            evaluate(card, case.sample | {"predictions": predictions + side * step * direction})
+            for side in (-1, 1)
+        )
     flat = predictions.shape[0], -1
-    differences = (results[2][0] - results[0][0]).reshape(flat) / (2 * step.reshape(flat))
+    change = (after["predictions"] - before["predictions"]).reshape(flat)
+    differences = change / (2 * step.reshape(flat))
     known = case.truth["predictions"].defined & np.isfinite(predictions)
     smooth = np.asarray(known.reshape(flat).all(-1))
     transposed = hessian.transpose(0, 2, 1)
@@ -441,6 +438,41 @@ def derivatives(card: Card) -> str:
     what = "the Hessian is not the change of the gradient"
     _require_none(_differ(forward, differences, 1e-5, hessian), smooth, case, what)
     return "Hessian and third"
+
+
+def _gradient(card: Card) -> Callable[..., Any]:
+    def value(predictions: Any, floating: Sample, others: Sample) -> Any:
+        return one(card)({**floating, "predictions": predictions}, others)
+
+    return jax.grad(value)
+
+
+@cache
+def _hessian(card: Card) -> Callable[..., Any]:
+    return once(jax.vmap(jax.jacfwd(_gradient(card))))
+
+
+def hessians(card: Card, sample: Sample) -> np.ndarray:
+    """The Hessian of each unit in its predictions, as a matrix."""
+    result = in_blocks(_hessian(card), sample["predictions"], *split(sample))
+    size = sample["predictions"][0].size
+    return result.reshape(-1, size, size)
+
+
+@cache
+def _higher(card: Card) -> Callable[..., Any]:
+    """The Hessian in a direction, forward and reverse over reverse, and the change of that."""
+    gradient = _gradient(card)
+
+    def higher(predictions: Any, direction: Any, *rest: Any) -> tuple[Any, ...]:
+        def along(p: Any) -> Any:
+            return jax.jvp(lambda q: gradient(q, *rest), (p,), (direction,))[1]
+
+        forward, third = jax.jvp(along, (predictions,), (direction,))
+        reverse = jax.grad(lambda p: jnp.vdot(gradient(p, *rest), direction))(predictions)
+        return forward.ravel(), reverse.ravel(), third.ravel()
+
+    return once(jax.vmap(higher))
 
 
 def _differ(a: np.ndarray, b: np.ndarray, tolerance: float, hessian: np.ndarray) -> np.ndarray:
@@ -590,7 +622,7 @@ def _require_error(card: Card, name: str, bad: float, unit: Sample) -> None:
 
 @cache
 def _checked(card: Card) -> Callable[..., Any]:
-    return jax.jit(checkify.checkify(partial(call, card), errors=checkify.user_checks))
+    return once(checkify.checkify(partial(call, card), errors=checkify.user_checks))
 
 
 PROMISES: dict[str, Callable[[Card], str]] = {

@@ -422,8 +422,13 @@ def dot(one: Any, other: Any) -> Array:
 
 def _given(function: Callable, *arguments: Any, **context: Any) -> Any:
     """The function of its arguments and of what its signature names of the context."""
-    named = _named(function)
-    return function(*arguments, **{k: v for k, v in context.items() if k in named})
+    named, given = _named(function), {}
+    for name, entry in context.items():
+        # No state and no step leave those that functools.partial gave; but no key means evaluation.
+        bound = name in named and named[name].default is not inspect.Parameter.empty
+        if name in named and (entry is not None or name == "key" or not bound):
+            given[name] = entry
+    return function(*arguments, **given)
 
 
 def _pair(found: Any, name: str) -> tuple[Any, Any]:
@@ -435,12 +440,12 @@ def _pair(found: Any, name: str) -> tuple[Any, Any]:
     return found
 
 
-def _named(function: Callable) -> set[str]:
-    """The names of the arguments; none for a builtin without a signature."""
+def _named(function: Callable) -> Mapping[str, inspect.Parameter]:
+    """The arguments by name; none for a builtin without a signature."""
     try:
-        return set(inspect.signature(function).parameters)
+        return inspect.signature(function).parameters
     except ValueError:
-        return set()
+        return {}
 
 
 def _name(function: Callable) -> str:

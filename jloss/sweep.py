@@ -4,6 +4,7 @@ import contextlib
 import inspect
 import itertools
 import math
+import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -313,7 +314,7 @@ class _Batches:
 
     def __init__(self, data: Iterable[Any] | None, again: bool):
         self.data: Iterable[Any] = [()] if data is None else data
-        self.count = len(self.data) if hasattr(self.data, "__len__") else None  # type: ignore
+        self.count = operator.length_hint(self.data) or None
         once = iter(self.data) is self.data
         if once and again:
             raise ValueError(
@@ -434,6 +435,8 @@ def _all_blocks(
         advance(here.stop - here.start)
 
     if folder:
+        for block in found:
+            advance(len(range(*part(block).indices(points.size))) * (batches.count or 1))
         for block in mine:
             for batch in map(run.put, batches):
                 add(block, run.start(block, batch))

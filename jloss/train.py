@@ -331,7 +331,8 @@ def _evaluation(
     judges: tuple[Objective, ...], run: Run, data: Arrays | Batches, batch_size: int
 ) -> tuple[Statistic, ...]:
     """What objective and metrics say of a whole data set, whatever its size."""
-    model = run.state.params, run.state.model_state
+    state = run.state
+    model = state.params, {"model_state": state.model_state, "step": state.step}
     if isinstance(data, Arrays):
         return _evaluate(judges, batch_size, *model, data.tree)
     total: Any = None
@@ -380,30 +381,30 @@ def _updates(objective: Objective, state: State, batches: Any) -> tuple[State, S
 
 @partial(jax.jit, static_argnames=("judges", "batch_size"))
 def _evaluate(
-    judges: tuple[Objective, ...], batch_size: int, params: Any, model_state: Any, data: Any
+    judges: tuple[Objective, ...], batch_size: int, params: Any, context: Any, data: Any
 ) -> tuple[Statistic, ...]:
     """The statistics of objective and metrics over all rows."""
 
     # In batches of the training's size: a loss that looks at the whole batch depends on it.
     def judged(_: None, chosen: Array) -> tuple[None, tuple[Statistic, ...]]:
-        return None, _judgements(judges, params, model_state, _take(data, chosen))
+        return None, _judgements(judges, params, context, _take(data, chosen))
 
     return _over_batches(judged, None, jnp.arange(Arrays(data).rows), batch_size)[1]
 
 
 @partial(jax.jit, static_argnames=("judges",))
 def _judge(
-    judges: tuple[Objective, ...], params: Any, model_state: Any, batches: Any
+    judges: tuple[Objective, ...], params: Any, context: Any, batches: Any
 ) -> tuple[Statistic, ...]:
     """The same over several batches, which lie along the leading axis."""
-    parts = lax.map(partial(_judgements, judges, params, model_state), batches)
+    parts = lax.map(partial(_judgements, judges, params, context), batches)
     return _summed(parts)
 
 
 def _judgements(
-    judges: tuple[Objective, ...], params: Any, model_state: Any, batch: Any
+    judges: tuple[Objective, ...], params: Any, context: Any, batch: Any
 ) -> tuple[Statistic, ...]:
-    return tuple(call(judge, params, batch, model_state=model_state)[0] for judge in judges)
+    return tuple(call(judge, params, batch, **context)[0] for judge in judges)
 
 
 def _over_batches(

@@ -171,6 +171,9 @@ LINEAR = {
         mode="fill", fill_value=2.0
     ),
     "put into a constant": lambda p: lax.dynamic_update_slice(jnp.ones((4, 4)), p, (1, 1)),
+    "added into a constant": lambda p: jnp.ones((4, 3)).at[jnp.array([2, 2])].add(p),
+    "added to": lambda p: p.at[jnp.array([0, 1, 0])].add(2.0),
+    "transformed": lambda p: jnp.fft.irfft(jnp.conj(jnp.fft.rfft(p)) * 1j, 3),
     "reversed, sliced, summed": lambda p: p[::-1, 1:].sum(0),
     "split": lambda p: jnp.split(p, [1], axis=1)[1],
     "widened": lambda p: p.astype(jnp.bfloat16).astype(jnp.float32),
@@ -200,6 +203,52 @@ def test_what_is_evaluated_can_be_differentiated_along_the_directions():
     got = jax.hessian(lambda a: split.evaluate(common, [a]))(0.1)
     wanted = jax.hessian(lambda a: jnp.tanh(X @ (X.T + a * D.T)).sum())(0.1)
     np.testing.assert_allclose(got, wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["added into a constant", "added to", "transformed"])
+def test_what_is_linear_is_not_done_at_each_point(name):
+    split = hoist(lambda p: jax.tree.map(jnp.tanh, LINEAR[name](p)), X)
+    text = str(jax.make_jaxpr(split.evaluate)(split.prepare(X, [D]), [0.5]))
+    assert not any(word in text for word in ("scatter", "fft", "gather"))
+
+
+# Models of other libraries, as they are
+
+
+def flax_model():
+    nn = pytest.importorskip("flax.linen")
+    model = nn.Sequential([nn.Dense(8), nn.BatchNorm(use_running_average=False), nn.Dense(3)])
+    state = model.init(KEY, jnp.ones((2, 5)))
+
+    def apply(params, inputs):
+        variables = {**state, "params": params}
+        return model.apply(variables, inputs, mutable=["batch_stats"])[0]
+
+    return apply, state["params"]
+
+
+def equinox_model():
+    eqx = pytest.importorskip("equinox")
+    params, static = eqx.partition(eqx.nn.MLP(5, 3, 8, 1, key=KEY), eqx.is_inexact_array)
+    return lambda params, inputs: jax.vmap(eqx.combine(params, static))(inputs), params
+
+
+@pytest.mark.parametrize("make", [flax_model, equinox_model])
+def test_objectives_of_other_libraries_are_hoisted_as_they_are(make):
+    apply, params = make()
+    objective = jloss.objective(apply, jloss.softmax_cross_entropy_with_integer_labels)
+    batch = jax.random.normal(KEY, (ROWS, 5)), jnp.arange(ROWS) % 3
+    direction = jax.tree.map(lambda p: jax.random.normal(KEY, p.shape), params)
+    split = hoist(lambda p, batch: objective(p, batch).value, params, batch)
+    common = split.prepare(params, [direction], batch)
+    moved = jax.tree.map(lambda p, d: p + 0.3 * d, params, direction)
+    np.testing.assert_allclose(
+        split.evaluate(common, [0.3]), objective(moved, batch).value, rtol=1e-6
+    )
+    # The first layer is not among what is left.
+    text = str(jax.make_jaxpr(split.evaluate)(common, [0.3]))
+    whole = str(jax.make_jaxpr(objective)(params, batch))
+    assert text.count("dot_general") == whole.count("dot_general") - 1
 
 
 def test_directions_that_do_not_fit_are_refused():

@@ -1,5 +1,7 @@
 """What is special to objectives and metrics: batches of every kind, masks, errors."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -183,6 +185,16 @@ def test_a_model_that_names_a_state_returns_the_next_one():
 
 def test_a_model_without_a_state_is_not_asked_for_one():
     assert call(objective(line, square), 1.0, (X, Y), model_state=1.0)[1] == Aux()
+
+
+def test_no_state_and_no_step_leave_those_that_were_given_before():
+    combined = jloss.combine(fit=(lambda step: step, objective(counting, square)))
+    fixed = partial(combined, model_state=1.0, step=3)
+    for context in ({}, {"model_state": None, "key": None, "step": None}):
+        assert call(fixed, 1.0, (X, Y), **context)[0].value == pytest.approx(3 * 5 / 3)
+    assert call(fixed, 1.0, (X, Y), step=6)[0].value == pytest.approx(6 * 5 / 3)
+    quiet = partial(objective(noisy, square), key=jax.random.key(0))
+    assert call(quiet, 1.0, (X, Y), key=None)[0].value == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """A state and one update of it, against hand-written loops of optax."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,8 +20,9 @@ from least_squares import (
 )
 
 from jloss.average import Average, average
-from jloss.objective import Aux
-from jloss.update import State, init, step
+from jloss.losses.classification import softmax_cross_entropy_with_integer_labels
+from jloss.objective import Aux, objective
+from jloss.update import State, init, step, steps
 
 
 def test_step_does_what_a_hand_written_optax_loop_does():
@@ -213,3 +216,168 @@ def test_a_model_state_that_init_was_not_given_is_an_error():
     grown = lambda p, batch: (average(p * batch), Aux(model_state={"mean": p}))  # noqa: E731
     with pytest.raises(TypeError, match=r"shapes \{'mean': \(\)\}, but was given None; .*init\("):
         step(grown)(init(1.0, SGD), jnp.ones(2))
+
+
+# Many updates in one dispatch, batches in parts.
+
+
+def test_many_updates_in_one_dispatch_are_the_single_ones():
+    batches = jax.tree.map(lambda leaf: leaf[:8].reshape(4, 2, *leaf.shape[1:]), DATA)
+    one, single = init(zeros(), ADAM, ema=0.5), step(LEAST_SQUARES)
+    values = []
+    for i in range(4):
+        one, average = single(one, jax.tree.map(lambda leaf, i=i: leaf[i], batches))
+        values.append(average.value)
+    many, averages = steps(LEAST_SQUARES)(init(zeros(), ADAM, ema=0.5), batches)
+    np.testing.assert_allclose(averages.value, values, rtol=1e-6)
+    for ours, theirs in zip(jax.tree.leaves(many), jax.tree.leaves(one), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+
+def tokens(params, inputs):
+    """Logits for each token of each row, by a layer with something to hide in it."""
+    return jnp.tanh(inputs @ params["a"]) @ params["b"]
+
+
+TOKENS = objective(tokens, softmax_cross_entropy_with_integer_labels)
+RANDOM = np.random.default_rng(0)
+# A lone token in one part, none in another, all of them in a third: a mean of means is far off.
+COUNTS = np.array([5, 3, 0, 1, 5, 4, 0, 0, 5, 2, 0, 0])
+BATCH = {
+    "inputs": RANDOM.normal(size=(12, 5, 4)).astype(np.float32),
+    "targets": RANDOM.integers(0, 3, size=(12, 5)),
+    "where": np.arange(5) < COUNTS[:, None],
+    "weights": RANDOM.uniform(0.5, 2, size=(12, 5)).astype(np.float32),
+}
+
+
+def layers(dtype=np.float32):
+    random = np.random.default_rng(1)
+    return {
+        name: random.normal(size=shape).astype(dtype)
+        for name, shape in {"a": (4, 8), "b": (8, 3)}.items()
+    }
+
+
+def in_ulps(ours, theirs):
+    """The largest difference in ULPs of the largest entry, for each leaf."""
+    return [
+        float(np.max(np.abs(np.float64(a) - np.float64(b))) / np.spacing(np.max(np.abs(b))))
+        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True)
+    ]
+
+
+GRADIENT_IS_KEPT = optax.trace(decay=0.0)  # its state is the last gradient
+
+
+@pytest.mark.parametrize("microbatches", [2, 4, 12])
+def test_parts_of_unequal_token_counts_are_the_whole_batch_to_2_ulp(microbatches):
+    start = init(layers(), GRADIENT_IS_KEPT)
+    whole, average = step(TOKENS)(start, BATCH)
+    start = init(layers(), GRADIENT_IS_KEPT)
+    parts, summed = step(TOKENS, microbatches=microbatches)(start, BATCH)
+    found, wanted = ((s.opt_state, a.value) for s, a in ((parts, summed), (whole, average)))
+    assert max(in_ulps(found, wanted)) <= 2
+    assert float(summed.weight) == pytest.approx(np.sum(BATCH["weights"] * BATCH["where"]))
+
+
+def test_the_mean_of_the_means_of_parts_is_not_the_whole_batch():
+    """The case above can tell them apart: a wrong accumulation is off by thousands of ULP."""
+    grad = jax.jit(jax.grad(lambda params, batch: TOKENS(params, batch).value))
+    parts = [grad(layers(), jax.tree.map(lambda leaf, i=i: leaf[i::4], BATCH)) for i in range(4)]
+    mean = jax.tree.map(lambda *leaves: sum(leaves) / 4, *parts)
+    assert min(in_ulps(mean, grad(layers(), BATCH))) > 1000
+
+
+def test_every_part_draws_its_own_key_and_passes_the_model_state_on():
+    state, average = step(noisy, microbatches=2)(noisy_state(), jnp.ones(4))
+    of_step = jax.random.fold_in(jax.random.key(3), 0)
+    noise = [jax.random.normal(jax.random.fold_in(of_step, part)) for part in range(2)]
+    assert int(state.model_state["calls"]) == 2
+    np.testing.assert_allclose(average.value, 1 + np.mean(noise), rtol=1e-6)
+
+
+def test_the_weights_of_the_parts_cost_no_model():
+    """Before the parts are differentiated, their weights are added up, without their losses."""
+    state = init(layers(), SGD)
+    programs = [
+        step(TOKENS, microbatches=count).func.lower(TOKENS, count, state, BATCH).compile().as_text()
+        for count in (1, 4)
+    ]
+    whole, parts = (program.count(" dot(") for program in programs)
+    assert parts == whole > 0
+
+
+def test_line_searches_see_the_whole_batch_in_parts():
+    design = np.c_[INPUTS[:10], np.ones(10)]
+    state, update = init(zeros(), optax.lbfgs()), step(LEAST_SQUARES, microbatches=5)
+    for _ in range(20):
+        state, _ = update(state, (INPUTS[:10], TARGETS[:10]))
+    solution = np.linalg.lstsq(design, TARGETS[:10], rcond=None)[0]
+    np.testing.assert_allclose(np.r_[state.params["w"], state.params["b"]], solution, atol=1e-4)
+
+
+def test_clipping_is_a_link_of_optax_and_sees_the_whole_gradient():
+    clipped = optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(1.0))
+    gradient = jax.jit(jax.grad(lambda params: TOKENS(params, BATCH).value))(layers())
+    norm = np.sqrt(sum(np.sum(np.square(leaf)) for leaf in gradient.values()))
+    assert norm > 0.5
+    state, _ = step(TOKENS, microbatches=4)(init(layers(), clipped), BATCH)
+    for name, start in layers().items():
+        wanted = start - 0.5 / norm * gradient[name]
+        np.testing.assert_allclose(state.params[name], wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("update", "batch", "message"),
+    [
+        (step(LEAST_SQUARES, microbatches=4), DATA, "11 rows cannot be cut into 4 equal"),
+        (
+            step(LEAST_SQUARES, microbatches=2),
+            (INPUTS[:4], TARGETS[:2]),
+            r"same leading axis: batch\[0\] has 4.*batch\[1\] has 2",
+        ),
+        (steps(LEAST_SQUARES), (INPUTS[:4], 1.0), r"batch\[1\] has none"),
+    ],
+)
+def test_batches_that_cannot_be_cut_are_refused(update, batch, message):
+    with pytest.raises(ValueError, match=message):
+        update(init(zeros(), SGD), batch)
+
+
+def test_a_batch_that_the_model_refuses_is_named_by_its_shapes():
+    with pytest.raises(TypeError) as caught:
+        step(LEAST_SQUARES)(init(zeros(), SGD), (INPUTS[:, :2], TARGETS))
+    assert "a batch of the shapes ((11, 2), (11,))" in "".join(caught.value.__notes__)
+
+
+def test_the_optimizer_state_of_another_model_is_refused():
+    other = init({"w": jnp.zeros(4), "b": jnp.zeros(())}, ADAM)
+    mixed = dataclasses.replace(init(zeros(), ADAM), opt_state=other.opt_state)
+    message = r"opt_state\[0\].mu\['w'\] is \(4,\), but should be \(3,\)"
+    with pytest.raises(ValueError, match=message):
+        step(LEAST_SQUARES)(mixed, DATA)
+    plain = dataclasses.replace(mixed, opt_state=init(zeros(), SGD).opt_state)
+    with pytest.raises(ValueError, match=r"opt_state\[0\].count is missing"):
+        step(LEAST_SQUARES)(plain, DATA)
+
+
+# The average of the params over the updates.
+
+
+def test_the_average_of_the_params_is_weighted_towards_the_last_and_forgets_the_start():
+    slope = lambda params, batch: average(params * batch)  # noqa: E731
+    state, update, path = init(1000.0, SGD, ema=0.8), step(slope), []
+    for gradient in (10.0, np.nan, -30.0, 5.0):  # the second update is skipped and does not count
+        state, _ = update(state, jnp.array([gradient]))
+        path.append(float(state.params))
+    made = [path[0], *path[2:]]
+    weights = 0.8 ** np.array([2, 1, 0])
+    np.testing.assert_allclose(state.ema.params, np.average(made, weights=weights), rtol=1e-6)
+    np.testing.assert_allclose(state.ema.weight, 0.2 * weights.sum(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{"ema": 1.0}, {"ema": -0.1}, {"loss_scale": 0.0}])
+def test_init_refuses_numbers_out_of_range(options):
+    with pytest.raises(ValueError, match=r"init: (ema|loss_scale) .*not"):
+        init(zeros(), SGD, **options)

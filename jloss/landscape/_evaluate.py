@@ -1,6 +1,7 @@
 """Objectives on the span of directions: hoisted where that pays, over batches, several at once."""
 
 import itertools
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -156,3 +157,6 @@ class _Again:
 
     def __iter__(self) -> Any:
         return map(self._function, self._data)
+
+    def __length_hint__(self) -> int:  # for a progress bar
+        return operator.length_hint(self._data)

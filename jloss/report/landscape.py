@@ -89,9 +89,9 @@ def page(survey: Survey) -> str:
         f"""<header>
 <p class="kicker">{" · ".join(map(html.text, facts))}</p>
 <h1>The ground around {name}</h1>
-<div class="verdict"><div>
+<div class="verdict" style="display: block">
 <p class="lead">{html.text(first)}</p>
-{"".join(f"<p>{html.text(line)}</p>" for line in others)}</div></div>
+{"".join(f"<p>{html.text(line)}</p>" for line in others)}</div>
 </header>
 <main>
 """,

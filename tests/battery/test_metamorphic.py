@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import jloss
 from jloss._exact import UNITS, cast, draw, floors, is_floating, without_hyper
+from jloss._promises import once
 
 EPS = float(np.finfo(np.float32).eps)
 DECOMPOSING = [card for card in jloss.CARDS.values() if card.values != "batch"]
@@ -83,22 +84,13 @@ def test_a_copied_row_counts_as_one_of_weight_two(card):
 
 @every_decomposing_card
 def test_unequal_parts_merge_to_the_whole(card):
-    sample = sample_of(card)
-    parts = [part(sample, rows) for rows in (slice(16), slice(16, 24))]
-    few, rest = (jloss.average(values_of(card)(p["predictions"], p["targets"])) for p in parts)
+    """The one part is made by deleting rows, the other by a mask."""
+    sample, last = sample_of(card), np.arange(24) >= 16
+    first = part(sample, slice(16))
+    few = jloss.average(values_of(card)(first["predictions"], first["targets"]))
+    values = values_of(card)(sample["predictions"], sample["targets"], where=last)
+    rest = jloss.average(values, where=last)
     assert_same_mean(card, (few + rest).value, mean_of(card, sample), sample)
-
-
-@every_decomposing_card
-def test_a_scaled_average_has_a_scaled_gradient(card):
-    sample = sample_of(card)
-
-    def mean(predictions, factor):
-        return factor * mean_of(card, {**sample, "predictions": predictions})
-
-    gradient = jax.jit(jax.grad(mean))
-    once, thrice = (gradient(sample["predictions"], factor) for factor in (1.0, 4.0))
-    assert np.array_equal(4 * once, thrice)
 
 
 def test_integer_labels_are_one_hot_labels():
@@ -143,7 +135,7 @@ layouts = st.builds(
 
 
 @every_decomposing_card
-@settings(max_examples=6, deadline=None, derandomize=True, database=None)
+@settings(max_examples=4, deadline=None, derandomize=True, database=None)
 @given(layout=layouts)
 def test_a_loss_of_any_shape_is_the_loss_of_its_rows(card, layout):
     """The value at each place is that of its own row alone, whatever the shape, dtype and mask."""
@@ -167,7 +159,7 @@ def test_a_loss_of_any_shape_is_the_loss_of_its_rows(card, layout):
         "targets": targets.reshape(rows, *targets.shape[len(layout.leading) :]),
     }
 
-    @jax.jit
+    @once
     def both(predictions, targets, flat):
         values = card.unreduced(predictions, targets, where=where)
         return values, card.unreduced(flat["predictions"], flat["targets"], where=flags)

@@ -241,6 +241,19 @@ def without_forward_mode(predictions, targets, *, where=None):
     return _square_in_reverse(predictions - targets)
 
 
+@jax.custom_vjp
+def _square_alone(residual):
+    return residual**2
+
+
+_square_alone.defvjp(lambda r: (r**2, r), lambda r, cotangent: (2 * r,))
+
+
+@wrong("stable", "by jit and checkpoint", like="squared_error")
+def differentiable_only_alone(predictions, targets, *, where=None):
+    return _square_alone(predictions - targets)
+
+
 @jax.custom_jvp
 def _square_once(residual):
     return residual**2
@@ -266,7 +279,7 @@ def infinite_curvature(predictions, targets, *, where=None):
 
 @wrong("sign", "np.float32(-", like="kl_divergence")
 def negative_by_rounding(log_predictions, targets, *, where=None):
-    return (jax.scipy.special.xlogy(targets, targets) - targets * log_predictions).sum(-1)
+    return jax.scipy.special.xlogy(targets, targets / jnp.exp(log_predictions)).sum(-1)
 
 
 @wrong("sign", "np.float32(-", like="squared_error")
