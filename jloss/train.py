@@ -543,28 +543,26 @@ def _check_bad(
 
 
 def _explained(objective: Objective, state: State, batches: Iterable[Any]) -> str:
-    """Which number of the first bad batch is not finite."""
+    """What `explain` says of the first batch that is bad."""
+    from jloss.explanation import explain
+
     key = None if state.key is None else jax.random.fold_in(state.key, state.step)
     context = {"model_state": state.model_state, "key": key, "step": state.step}
     for batch in batches:
-        value, gradient = _are_finite(objective, state.params, batch, context)
-        if not (value and gradient):
-            return f"The {'gradient' if value else 'loss'} is not."
+        if not _is_finite(objective, state.params, batch, context):
+            return str(explain(objective, state.params, batch, **context))
     return "Loss and gradient are finite, so that it is the optimizer's update that is not."
 
 
 @partial(jax.jit, static_argnames=("objective",))
-def _are_finite(
-    objective: Objective, params: Any, batch: Any, context: Mapping[str, Any]
-) -> tuple[Array, Array]:
+def _is_finite(objective: Objective, params: Any, batch: Any, context: Mapping[str, Any]) -> Array:
     """Whether value and gradient are."""
 
     def value(params: Any) -> Array:
         return call(objective, params, batch, **context)[0].value
 
-    found, gradient = jax.value_and_grad(value)(params)
-    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(gradient)]
-    return jnp.isfinite(found), jnp.all(jnp.array(finite))
+    found = jax.tree.leaves(jax.value_and_grad(value)(params))
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in found]))
 
 
 def _called(callbacks: Sequence[Callback], run: Run) -> bool:

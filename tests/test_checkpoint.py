@@ -1,5 +1,6 @@
 """Checkpoints: a fit that is cut short and called again is the fit that was not, bit for bit."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -216,3 +217,37 @@ def test_every_one_of_twenty_kills_leaves_what_goes_on_bit_for_bit(tmp_path):
         shutil.copytree(folder, tmp_path / f"copy{number}")
         same(fitted(tmp_path / f"copy{number}"), whole)
     assert in_time >= 10  # the others had finished before
+
+
+# A program for eight devices: half a fit on all of them, the rest on a mesh of another shape.
+MOVED = """
+import sys
+import jax, jax.numpy as jnp, numpy as np, optax
+from jax.sharding import PartitionSpec as P
+import jloss
+
+random = np.random.default_rng(0)
+x = random.normal(size=(16, 8)).astype(np.float32)
+objective = jloss.objective(lambda params, x: x @ params["w"], jloss.squared_error)
+start = jloss.init({"w": jnp.zeros((8, 4))}, optax.adam(0.1))
+options = dict(train=(x, x[:, :4]), batch_size=8)
+once = jloss.shard(start, jax.make_mesh((8,), ("data",)), {"w": P("data")})
+half, _ = jloss.fit(objective, once, epochs=2, checkpoint=sys.argv[1], **options)
+again = jloss.shard(start, jax.make_mesh((2, 4), ("data", "model")), {"w": P(None, "model")})
+same, history = jloss.fit(objective, again, epochs=2, checkpoint=sys.argv[1], **options)
+for before, after in zip(jax.tree.leaves(half), jax.tree.leaves(same), strict=True):
+    np.testing.assert_array_equal(before, after)
+moved, history = jloss.fit(objective, again, epochs=4, checkpoint=sys.argv[1], **options)
+for state in (same, moved):
+    assert state.params["w"].sharding == state.opt_state[0].mu["w"].sharding
+    assert state.params["w"].sharding == again.params["w"].sharding, state.params["w"].sharding
+whole, expected = jloss.fit(objective, start, epochs=4, **options)
+np.testing.assert_allclose(moved.params["w"], whole.params["w"], rtol=1e-5, atol=1e-6)
+np.testing.assert_allclose(history["loss"], expected["loss"], rtol=1e-5)
+"""
+
+
+def test_a_fit_goes_on_upon_another_mesh(tmp_path):
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    program = [sys.executable, "-c", MOVED, str(tmp_path / "fit")]
+    assert subprocess.run(program, env=os.environ | flags, check=False).returncode == 0

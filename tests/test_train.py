@@ -242,12 +242,12 @@ def test_bad_batches_are_skipped_and_counted_and_shown_in_the_history():
 
 
 @pytest.mark.parametrize(
-    ("params", "culprit"), [(jnp.full(3, jnp.nan), "loss"), (jnp.zeros(3), "gradient")]
+    ("params", "culprit"), [(jnp.full(3, jnp.nan), "value"), (jnp.zeros(3), "gradient")]
 )
 def test_a_first_epoch_without_any_update_is_an_error(params, culprit):
     norm = lambda params, batch: average(batch * jnp.sqrt(jnp.sum(params**2)))  # noqa: E731
     with pytest.raises(
-        FloatingPointError, match=f"3 of 3 updates were skipped.*The {culprit} is not"
+        FloatingPointError, match=f"3 of 3 updates were skipped.*The {culprit} is not finite"
     ):
         fit(norm, init(params, SGD), np.ones(5, np.float32), batch_size=2)
 
