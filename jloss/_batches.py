@@ -23,6 +23,11 @@ class Arrays(NamedTuple):
         """How many examples."""
         return len(jax.tree.leaves(self.tree)[0])
 
+    def slices(self, size: int) -> Iterator[Any]:
+        """The rows as they come, so many at a time."""
+        for start in range(0, self.rows, size):
+            yield jax.tree.map(lambda leaf, start=start: leaf[start : start + size], self.tree)
+
     @property
     def said(self) -> str:
         """Their types and shapes in words."""
@@ -54,16 +59,20 @@ class Batches(NamedTuple):
             group.append(batch)
             if len(group) == (_STACKED if stack and _is_small(batch) else 1):
                 yield group
+                group = []
             elif stop_at and place % stop_at == 0:
                 yield from ([one] for one in group)
-            else:
-                continue
-            group = []
+                group = []
         yield from ([one] for one in group)
         if place == 0:
             raise ValueError(
                 f"fit: {self.name} gave no batches in epoch {epoch}; at least one with rows is "
                 "needed (an iterator can be gone through only once)"
+            )
+        if place == start:
+            raise ValueError(
+                f"fit: {self.name} gave no more than {start} batches in epoch {epoch}, of which "
+                "there were more when the checkpoint was written; resumed, it must give the same"
             )
 
 

@@ -137,7 +137,7 @@ class Folder:
                 f"version of jloss reads {_FORMAT}"
             )
         for name, ours in self._identity.items():
-            theirs = notes["identity"].get(name)
+            theirs = notes["identity"].get(name, {})
             if theirs == ours:
                 continue
             place = next(p for p in [*ours, *theirs] if ours.get(p) != theirs.get(p))
@@ -162,6 +162,7 @@ def folder(
     identity = {
         "model": _shapes("params", state.params) | _shapes("model_state", state.model_state),
         "optimizer": _shapes("opt_state", state.opt_state),
+        "state": _shapes("", replace(state, params=None, model_state=None, opt_state=None)),
         "setting": {name: str(value) for name, value in setting.items()},
     }
     opened = Folder(path, every, identity)
@@ -173,7 +174,7 @@ def folder(
 
 def _tree(state: State, total: list[Any], best_model: Any) -> dict[str, Any]:
     """The arrays of a checkpoint, in plain dictionaries that others can open."""
-    names = [entry.name for entry in fields(State) if entry.name != "optimizer"]
+    names = [entry.name for entry in fields(State) if not entry.metadata.get("static")]
     tree = {"state": {name: getattr(state, name) for name in names}, "total": total}
     return tree if best_model is None else {**tree, "best_model": best_model}
 

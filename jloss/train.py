@@ -5,7 +5,7 @@ import inspect
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -96,7 +96,8 @@ def fit(
       max_bad_steps: end with an error if more updates than this were skipped.
       checkpoint: a folder that is written to in the background, each checkpoint whole or not at
         all, of which the last two are kept. If it holds any, the fit goes on from the last one, and
-        ``state`` only says how its arrays are shaped and placed. Needs orbax.
+        ``state`` only says how its arrays are shaped and placed; a fit that had ended comes back as
+        it was, unless ``epochs`` are more now. Needs orbax.
       checkpoint_every: updates between two checkpoints, which may fall inside an epoch; if not
         given, one is written after each epoch. The last epoch is always kept.
       callback: ``callback(state, row)`` after each epoch, with a copy of the state that may be
@@ -185,7 +186,6 @@ def fit(
             row = _row(run.total, names, dict(zip(judged, found, strict=True)))
             run.rows.append(row)
             run.updates, run.total = 0, None
-            _check_bad(run, max_bad_steps)
             show(row)
             judgement = row.get("validation_loss", math.nan)
             if math.isfinite(judgement) and judgement < run.best[1]:
@@ -263,7 +263,8 @@ def _train(
         pieces = _pieces_of_arrays(objective, data, batch_size, key, run.updates, every)
     else:
         pieces = _pieces_of_batches(objective, data, run, every)
-    for updates, piece in pieces:
+    batches: Iterable[Any] = ()
+    for updates, piece, batches in pieces:
         # Not right after the piece before, which may turn out to be the last one.
         if folder and every and run.updates % every == 0 and folder.due(run):
             folder.save(run)
@@ -272,30 +273,33 @@ def _train(
         run.updates, run.total = run.updates + updates, _added(run.total, total)
         jax.block_until_ready(before)  # lest the batches of many pieces wait on the device
         if max_bad_steps is not None:
-            _check_bad(run, max_bad_steps)
+            _check_bad(objective, run, batches, max_bad_steps)
+    if not run.rows:
+        _check_bad(objective, run, batches)
 
 
-Piece = Callable[[State], tuple[State, Statistic]]
+# Updates of a piece, the function that makes them, and batches among which a bad one may be.
+Piece = tuple[int, Callable[[State], tuple[State, Any]], Iterable[Any]]
 
 
 def _pieces_of_arrays(
     objective: Objective, data: Arrays, batch_size: int, key: Array, start: int, every: int | None
-) -> Iterator[tuple[int, Piece]]:
+) -> Iterator[Piece]:
     """A whole epoch at once, or as many updates as lie between two checkpoints."""
     updates = -(-data.rows // batch_size)
     while start < updates:
         stop = min(updates, (start // every + 1) * every) if every else updates
         rows = None if every is None else min(data.rows, stop * batch_size) - start * batch_size
-        yield (
-            stop - start,
-            partial(_epoch, objective, batch_size, data=data.tree, key=key, start=start, rows=rows),
+        piece = partial(
+            _epoch, objective, batch_size, data=data.tree, key=key, start=start, rows=rows
         )
+        yield stop - start, piece, data.slices(batch_size)
         start = stop
 
 
 def _pieces_of_batches(
     objective: Objective, data: Batches, run: Run, every: int | None
-) -> Iterator[tuple[int, Piece]]:
+) -> Iterator[Piece]:
     """Single batches, or for a small model stacks of them."""
     update, epoch, first = step(objective), len(run.rows), {}
 
@@ -315,7 +319,7 @@ def _pieces_of_batches(
     place = run.updates
     for group in data.groups(epoch, start=place, stop_at=every, stack=_is_small(run.state)):
         first = first or spec(group[0])
-        yield len(group), partial(piece, group=group, place=place)
+        yield len(group), partial(piece, group=group, place=place), group
         place += len(group)
 
 
@@ -520,28 +524,45 @@ def _history(run: Run) -> dict[str, np.ndarray]:
     return {name: np.array([row[name] for row in run.rows]) for name in (run.rows or [{}])[0]}
 
 
-def _check_bad(run: Run, max_bad_steps: int | None) -> None:
-    """Ends a fit that has made no update in its first epoch, or skipped too many in all."""
-    if max_bad_steps is None and len(run.rows) != 1:
-        return  # nothing to wait for the device for
-    tried, skipped = (
-        int(now) - before
-        for now, before in zip((run.state.step, run.state.skipped), run.before, strict=True)
-    )
-    if max_bad_steps is not None and skipped > max_bad_steps:
-        problem = f"{skipped} of {tried} updates were skipped (max_bad_steps={max_bad_steps})"
-    elif len(run.rows) == 1 and run.total is None and skipped == tried:
-        problem = f"no update was made: all {tried} of the first epoch were skipped"
-    else:
+def _check_bad(
+    objective: Objective, run: Run, batches: Iterable[Any], max_bad_steps: int | None = None
+) -> None:
+    """Ends a fit that has skipped too many updates: all of them, if no number is given."""
+    now = run.state.step, run.state.skipped
+    tried, skipped = (int(count) - before for count, before in zip(now, run.before, strict=True))
+    if skipped <= (tried - 1 if max_bad_steps is None else max_bad_steps):
         return
-    loss = run.rows[-1]["loss"] if run.total is None else _values((run.total,))[0][""]
-    culprit = "gradient or update" if math.isfinite(loss) else "loss"
+    allowed = "" if max_bad_steps is None else f" (max_bad_steps={max_bad_steps})"
     raise NotFiniteError(
-        f"fit: {problem}, as the {culprit} was not finite. Look for NaN or infinity in params, "
-        "inputs and targets, and at the scale of both, or hide bad places by a mask `where`",
+        f"fit: {skipped} of {tried} updates were skipped{allowed}, as they were not finite. "
+        f"{_explained(objective, run.state, batches)} Hide bad places by a mask `where`, or look "
+        "at the scale of inputs and targets",
         run.state,
         _history(run),
     )
+
+
+def _explained(objective: Objective, state: State, batches: Iterable[Any]) -> str:
+    """What `explain` says of the first batch that is bad."""
+    from jloss.explanation import explain
+
+    key = None if state.key is None else jax.random.fold_in(state.key, state.step)
+    context = {"model_state": state.model_state, "key": key, "step": state.step}
+    for batch in batches:
+        if not _is_finite(objective, state.params, batch, context):
+            return str(explain(objective, state.params, batch, **context))
+    return "Loss and gradient are finite, so that it is the optimizer's update that is not."
+
+
+@partial(jax.jit, static_argnames=("objective",))
+def _is_finite(objective: Objective, params: Any, batch: Any, context: Mapping[str, Any]) -> Array:
+    """Whether value and gradient are."""
+
+    def value(params: Any) -> Array:
+        return call(objective, params, batch, **context)[0].value
+
+    found = jax.tree.leaves(jax.value_and_grad(value)(params))
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in found]))
 
 
 def _called(callbacks: Sequence[Callback], run: Run) -> bool:

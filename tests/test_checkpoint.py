@@ -1,15 +1,20 @@
 """Checkpoints: a fit that is cut short and called again is the fit that was not, bit for bit."""
 
+import os
 import shutil
+import signal
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from least_squares import ADAM, DATA, FEWER, INPUTS, LEAST_SQUARES, SGD, TARGETS, linear, zeros
+from killed_fit import fitted, noisy, start
+from least_squares import ADAM, DATA, FEWER, INPUTS, LEAST_SQUARES, SGD, TARGETS, zeros
 
-from jloss.average import average
 from jloss.train import fit
 from jloss.update import init
 
@@ -18,18 +23,6 @@ OPTIONS = dict(validation=FEWER, epochs=5, batch_size=2, patience=4, key=jax.ran
 
 class CutError(Exception):
     """What ends a fit from without."""
-
-
-def noisy(params, batch, key=None):
-    """Least squares with dropout, so that the keys of the updates matter."""
-    inputs, targets = batch
-    if key is not None:
-        inputs = inputs * jax.random.bernoulli(key, 0.8, inputs.shape)
-    return average((linear(params, inputs) - targets) ** 2)
-
-
-def start():
-    return init(zeros(), ADAM, key=jax.random.key(7))
 
 
 def same(ours, theirs):
@@ -93,6 +86,21 @@ def test_batches_are_taken_up_where_they_were_left(tmp_path):
     again = fit(noisy, start(), batches, checkpoint=tmp_path / "cut", **options)
     assert len(taken) < 60  # the first epoch was not gone through again
     same(again, fit(noisy, start(), batches, checkpoint=tmp_path / "whole", **options))
+
+
+def test_batches_that_are_fewer_than_before_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("jloss._batches._STACKED", 1)
+    rows = [DATA] * 4
+    options = dict(epochs=2, checkpoint=tmp_path, checkpoint_every=3)
+
+    def cut(epoch):
+        yield from rows
+        raise CutError
+
+    with pytest.raises(CutError):
+        fit(LEAST_SQUARES, init(zeros(), ADAM), cut, **options)
+    with pytest.raises(ValueError, match="train gave no more than 3 batches in epoch 0, of which"):
+        fit(LEAST_SQUARES, init(zeros(), ADAM), lambda epoch: rows[:3], **options)
 
 
 def test_more_epochs_go_on_from_the_last_one(tmp_path):
@@ -178,3 +186,68 @@ def test_checkpoints_without_orbax_name_the_extra(monkeypatch, tmp_path):
         ImportError, match=r'a checkpoint needs orbax: pip install "jloss\[train\]"'
     ):
         fit(LEAST_SQUARES, init(zeros(), SGD), DATA, checkpoint=tmp_path)
+
+
+# What kill -9 leaves behind.
+
+
+def killed(folder, after):
+    """Starts the fit in another process, and kills it so long after its first epoch."""
+    program = [sys.executable, str(Path(__file__).with_name("killed_fit.py")), str(folder)]
+    process = subprocess.Popen(program, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "an epoch\n"
+    time.sleep(after)
+    process.kill()
+    process.communicate()
+    return process.returncode == -signal.SIGKILL
+
+
+def test_a_fit_killed_twice_is_the_fit_that_never_was(tmp_path):
+    moments = np.random.default_rng(0).uniform(0, 1, 2)
+    assert [killed(tmp_path / "fit", after) for after in moments] == [True, True]
+    same(fitted(tmp_path / "fit"), fitted())
+
+
+@pytest.mark.long
+def test_every_one_of_twenty_kills_leaves_what_goes_on_bit_for_bit(tmp_path):
+    whole, in_time = fitted(), 0
+    for number, after in enumerate(np.random.default_rng().uniform(0, 1.5, 20)):
+        folder = tmp_path / f"fit{number % 4}"  # five kills in a row for each of four fits
+        in_time += killed(folder, after)
+        shutil.copytree(folder, tmp_path / f"copy{number}")
+        same(fitted(tmp_path / f"copy{number}"), whole)
+    assert in_time >= 10  # the others had finished before
+
+
+# A program for eight devices: half a fit on all of them, the rest on a mesh of another shape.
+MOVED = """
+import sys
+import jax, jax.numpy as jnp, numpy as np, optax
+from jax.sharding import PartitionSpec as P
+import jloss
+
+random = np.random.default_rng(0)
+x = random.normal(size=(16, 8)).astype(np.float32)
+objective = jloss.objective(lambda params, x: x @ params["w"], jloss.squared_error)
+start = jloss.init({"w": jnp.zeros((8, 4))}, optax.adam(0.1))
+options = dict(train=(x, x[:, :4]), batch_size=8)
+once = jloss.shard(start, jax.make_mesh((8,), ("data",)), {"w": P("data")})
+half, _ = jloss.fit(objective, once, epochs=2, checkpoint=sys.argv[1], **options)
+again = jloss.shard(start, jax.make_mesh((2, 4), ("data", "model")), {"w": P(None, "model")})
+same, history = jloss.fit(objective, again, epochs=2, checkpoint=sys.argv[1], **options)
+for before, after in zip(jax.tree.leaves(half), jax.tree.leaves(same), strict=True):
+    np.testing.assert_array_equal(before, after)
+moved, history = jloss.fit(objective, again, epochs=4, checkpoint=sys.argv[1], **options)
+for state in (same, moved):
+    assert state.params["w"].sharding == state.opt_state[0].mu["w"].sharding
+    assert state.params["w"].sharding == again.params["w"].sharding, state.params["w"].sharding
+whole, expected = jloss.fit(objective, start, epochs=4, **options)
+np.testing.assert_allclose(moved.params["w"], whole.params["w"], rtol=1e-5, atol=1e-6)
+np.testing.assert_allclose(history["loss"], expected["loss"], rtol=1e-5)
+"""
+
+
+def test_a_fit_goes_on_upon_another_mesh(tmp_path):
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    program = [sys.executable, "-c", MOVED, str(tmp_path / "fit")]
+    assert subprocess.run(program, env=os.environ | flags, check=False).returncode == 0

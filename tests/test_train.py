@@ -24,10 +24,10 @@ from least_squares import (
     zeros,
 )
 
-from jloss.average import average
+from jloss.average import Average, Terms, average
 from jloss.metrics import accuracy
 from jloss.objective import objective
-from jloss.train import fit
+from jloss.train import NotFiniteError, fit
 from jloss.update import init
 
 
@@ -242,12 +242,98 @@ def test_bad_batches_are_skipped_and_counted_and_shown_in_the_history():
 
 
 @pytest.mark.parametrize(
-    ("params", "culprit"), [(jnp.full(3, jnp.nan), "loss"), (jnp.zeros(3), "gradient or update")]
+    ("params", "culprit"), [(jnp.full(3, jnp.nan), "value"), (jnp.zeros(3), "gradient")]
 )
 def test_a_first_epoch_without_any_update_is_an_error(params, culprit):
     norm = lambda params, batch: average(batch * jnp.sqrt(jnp.sum(params**2)))  # noqa: E731
-    with pytest.raises(FloatingPointError, match=f"all 3 of the first epoch .* as the {culprit}"):
+    with pytest.raises(
+        FloatingPointError, match=f"3 of 3 updates were skipped.*The {culprit} is not finite"
+    ):
         fit(norm, init(params, SGD), np.ones(5, np.float32), batch_size=2)
+
+
+def test_too_many_bad_updates_end_a_fit_that_keeps_what_was_good():
+    """Row 5 is bad: one of eleven updates in an epoch, so that the third epoch is one too many."""
+    targets = TARGETS.copy()
+    targets[5] = np.nan
+    data, options = (INPUTS, targets), dict(epochs=9, batch_size=1)
+    with pytest.raises(
+        NotFiniteError, match=r"3 of 33 updates were skipped \(max_bad_steps=2\)"
+    ) as e:
+        fit(LEAST_SQUARES, init(zeros(), SGD), data, max_bad_steps=2, **options)
+    expected, _ = fit(LEAST_SQUARES, init(zeros(), SGD), data, **options | dict(epochs=3))
+    np.testing.assert_array_equal(e.value.state.params["w"], expected.params["w"])
+    assert len(e.value.history["loss"]) == 2
+    assert fit(LEAST_SQUARES, init(zeros(), SGD), data, max_bad_steps=9, **options)[1]
+
+
+def test_bad_batches_of_a_loader_end_a_fit_where_they_are():
+    bad = (INPUTS * np.inf, TARGETS)
+    with pytest.raises(NotFiniteError, match="1 of 3 updates were skipped") as e:
+        fit(LEAST_SQUARES, init(zeros(), SGD), lambda _: [DATA, DATA, bad, DATA], max_bad_steps=0)
+    assert (int(e.value.state.step), int(e.value.state.skipped), e.value.history) == (3, 1, {})
+
+
+def test_a_plateau_of_the_loss_reduces_the_learning_rate():
+    """Along a line the loss cannot sink below its limit, and sgd jumps over it to and fro."""
+    plateau = optax.contrib.reduce_on_plateau(factor=0.5, patience=1, accumulation_size=1)
+    optimizer = optax.chain(optax.sgd(0.3), plateau)
+    distance = lambda params, batch: average(jnp.abs(params - 1 + 0 * batch))  # noqa: E731
+    ones = np.ones(4, np.float32)
+    state, history = fit(distance, init(0.0, optimizer), ones, epochs=60, batch_size=4)
+    assert float(state.opt_state[1].scale) < 0.1
+    assert history["train_loss"][-1] < 0.02
+    rough = fit(distance, init(0.0, optax.sgd(0.3)), ones, epochs=60, batch_size=4)[1]
+    assert rough["train_loss"][-1] > 0.09
+
+
+def test_a_schedule_is_followed_over_the_updates_of_all_epochs():
+    """The sum of the learning rates is the way that a slope of one makes."""
+    schedule = optax.cosine_decay_schedule(0.1, 6)
+    slope = lambda params, batch: average(params + 0 * batch)  # noqa: E731
+    state, _ = fit(
+        slope, init(0.0, optax.sgd(schedule)), np.ones(4, np.float32), epochs=3, batch_size=2
+    )
+    expected = -sum(0.05 * (1 + np.cos(np.pi * count / 6)) for count in range(6))
+    np.testing.assert_allclose(state.params, expected, rtol=1e-5)
+
+
+def test_a_line_search_finds_the_solution_in_few_epochs():
+    state, _ = fit(LEAST_SQUARES, init(zeros(), optax.lbfgs()), DATA, epochs=12, batch_size=11)
+    design = np.c_[INPUTS, np.ones(11)]
+    solution = np.linalg.lstsq(design, TARGETS, rcond=None)[0]
+    np.testing.assert_allclose(np.r_[state.params["w"], state.params["b"]], solution, atol=1e-4)
+
+
+def test_a_callback_that_fails_is_named_with_its_epoch():
+    def broken(state, row):
+        raise KeyError("train_accuracy")
+
+    seen = []
+    with pytest.raises(
+        RuntimeError, match=r"callback \S*broken failed after epoch 0: KeyError"
+    ) as e:
+        fit(
+            LEAST_SQUARES,
+            init(zeros(), SGD),
+            DATA,
+            callback=[lambda state, row: seen.append(row), broken],
+        )
+    assert isinstance(e.value.__cause__, KeyError) and len(seen) == 1
+
+
+def test_the_terms_of_an_objective_are_in_the_history():
+    def two(params, batch):
+        penalty = average(0.1 * jnp.sum(params["w"] ** 2))
+        return Terms({"fit": LEAST_SQUARES(params, batch), "penalty": penalty})
+
+    state, history = fit(two, init(zeros(), SGD), DATA, validation=FEWER, epochs=2, batch_size=4)
+    assert [*history][:3] == ["loss", "loss_fit", "loss_penalty"]
+    for part in ("", "train_", "validation_"):
+        terms = history[f"{part}loss_fit"] + history[f"{part}loss_penalty"]
+        np.testing.assert_allclose(history[f"{part}loss"], terms, rtol=1e-6)
+    penalties = 0.1 * np.sum(np.square(state.params["w"], dtype=np.float64))
+    assert np.isclose(history["train_loss_penalty"], penalties, rtol=1e-6).any()
 
 
 def test_a_second_fit_compiles_nothing():
@@ -349,6 +435,13 @@ def test_progress_without_tqdm_names_the_extra(monkeypatch):
             {"train": {"inputs": INPUTS, "targets": np.array(["cat"] * 11)}},
             TypeError,
             r"train\['targets'\] holds <U3, not numbers",
+        ),
+        ({"max_bad_steps": -1}, ValueError, "max_bad_steps must be .* at least 0, not -1"),
+        ({"checkpoint_every": 3}, ValueError, "checkpoint_every needs checkpoint, the folder"),
+        (
+            {"metrics": {"w": lambda params, batch: Average(params["w"], jnp.ones(()))}},
+            TypeError,
+            r"train_w has the shape \(3,\); the history holds numbers",
         ),
         ({"metrics": {"loss": LEAST_SQUARES}}, ValueError, "a metric cannot be named loss"),
         ({"state": zeros()}, TypeError, r"state is dict; make one by jloss.init"),
