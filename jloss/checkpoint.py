@@ -76,7 +76,8 @@ class Folder:
             "format": _FORMAT,
             "identity": self._identity,
             "before": run.before,
-            "rows": run.rows,
+            # Copied, for the training appends to it while orbax still writes.
+            "rows": list(run.rows),
             "updates": run.updates,
             "total": [(str(leaf.dtype), leaf.shape) for leaf in total],
             "best": run.best,
