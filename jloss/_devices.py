@@ -4,6 +4,7 @@ A sweep has three places where processes meet, however many points it has: the p
 are done already, and the values at the end.
 """
 
+import functools
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -40,6 +41,21 @@ def local(mesh: Mesh | None) -> list[Any]:
     if not isinstance(mesh, Mesh):
         raise TypeError(f"sweep: mesh must be a jax.sharding.Mesh, not {type(mesh).__name__}")
     return [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
+
+
+@functools.cache
+def compiler_options(platform: str) -> dict[str, str] | None:
+    """What a program over many points at once must be compiled with to be right."""
+    if platform != "cpu":
+        return None
+    # For processors jaxlib 0.10.2 fuses a sum with what it adds up, and where `vmap` has left a
+    # factor unbatched, reads wrong rows from some fifty points on. Other versions may lack this.
+    options = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
+    try:
+        jax.jit(lambda: 0, compiler_options=options).lower().compile()
+    except jax.errors.JaxRuntimeError:
+        return None
+    return options
 
 
 def as_the_first_says(numbers: Sequence[int]) -> Any:

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jloss import _devices
+
 SECONDS = 0.5  # that a block is to take: what an interrupt or a kill may cost
 FEW, MANY = 1, 1024  # points at a time that are tried
 HOST_MEMORY = 2**26  # what a processor's caches still help with, in bytes
@@ -91,7 +93,8 @@ class _Candidate:
         self.points = count
         self._arguments = (jnp.arange(count), *shared)
         together = jax.vmap(at, in_axes=(0, *(None,) * len(shared)))
-        lowered = jax.jit(together).lower(*self._arguments)
+        options = _devices.compiler_options(jax.default_backend())
+        lowered = jax.jit(together, compiler_options=options).lower(*self._arguments)
         self.convolves = "convolution" in lowered.as_text()
         self._run = lowered.compile()
         analysis: Any = self._run.memory_analysis()

@@ -378,7 +378,8 @@ class _Runner:
                 out_specs=PartitionSpec("points"),
                 check_vma=False,
             )
-        self._run = jax.jit(several)
+        options = _devices.compiler_options(devices[0].platform)
+        self._run = jax.jit(several, compiler_options=options)
 
     def put(self, batch: Any) -> Any:
         return jax.device_put(batch, self._everywhere)
