@@ -89,7 +89,8 @@ def _tiles(
 
     def blocks(size: int, array: Array) -> Array:
         size = max(1, min(size, len(array)))
-        padded = jnp.pad(array, [(0, -len(array) % size)] + [(0, 0)] * (array.ndim - 1))
+        count = max(1, -(-len(array) // size))  # of nothing one block, for indices must fit
+        padded = jnp.pad(array, [(0, count * size - len(array))] + [(0, 0)] * (array.ndim - 1))
         return padded.reshape(-1, size, *array.shape[1:])
 
     rows, columns = (

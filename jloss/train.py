@@ -97,7 +97,7 @@ def fit(
       checkpoint: a folder that is written to in the background, each checkpoint whole or not at
         all, of which the last two are kept. If it holds any, the fit goes on from the last one, and
         ``state`` only says how its arrays are shaped and placed; a fit that had ended comes back as
-        it was, unless ``epochs`` are more now. Needs orbax.
+        it was. Needs orbax.
       checkpoint_every: updates between two checkpoints, which may fall inside an epoch; if not
         given, one is written after each epoch. The last epoch is always kept.
       callback: ``callback(state, row)`` after each epoch, with a copy of the state that may be
@@ -224,7 +224,7 @@ def _traced_epoch(
     epoch, evaluate = map(inspect.unwrap, (_epoch, _evaluate))
     state, total = epoch(objective, batch_size, state, data["train"].tree, key)
     judged = {
-        name: evaluate(judges, batch_size, state.params, state.model_state, part.tree)
+        name: evaluate(judges, batch_size, state.params, _context(state), part.tree)
         for name, part in data.items()
     }
     return state, _entries(total, names, judged, inspect.unwrap(_values))
@@ -331,8 +331,7 @@ def _evaluation(
     judges: tuple[Objective, ...], run: Run, data: Arrays | Batches, batch_size: int
 ) -> tuple[Statistic, ...]:
     """What objective and metrics say of a whole data set, whatever its size."""
-    state = run.state
-    model = state.params, {"model_state": state.model_state, "step": state.step}
+    model = run.state.params, _context(run.state)
     if isinstance(data, Arrays):
         return _evaluate(judges, batch_size, *model, data.tree)
     total: Any = None
@@ -399,6 +398,11 @@ def _judge(
     """The same over several batches, which lie along the leading axis."""
     parts = lax.map(partial(_judgements, judges, params, context), batches)
     return _summed(parts)
+
+
+def _context(state: State) -> dict[str, Any]:
+    """What an objective is evaluated with; without a key, it does as when it is used."""
+    return {"model_state": state.model_state, "step": state.step}
 
 
 def _judgements(

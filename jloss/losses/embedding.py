@@ -22,6 +22,7 @@ from jloss._safe import (
     floats,
     hyper,
     keep,
+    largest,
     mask,
     nan_unless,
     ramp,
@@ -376,8 +377,8 @@ def _lead(
 def _norm(rows: Array, degree: Array, eps: Array) -> Array:
     """``(eps + sum(abs(rows) ** degree)) ** (1 / degree)``, of rows of any magnitude."""
     floor = _root(eps, degree)
-    largest = jnp.maximum(jnp.abs(rows).max(-1, keepdims=True, initial=0.0), floor)
-    scale = jnp.where(largest == 0, 1.0, largest)
+    size = jnp.maximum(largest(jnp.abs(rows), 0.0, keepdims=True), floor)
+    scale = jnp.where(size == 0, 1.0, size)
     total = (jnp.abs(rows) / scale) ** degree
     total = total.sum(-1, keepdims=True) + (floor / scale) ** degree
     return (scale * _root(total, degree))[..., 0]

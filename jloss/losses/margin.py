@@ -19,6 +19,7 @@ from jloss._safe import (
     hyper,
     is_class,
     keep,
+    largest,
     mask,
     nan_unless,
     nan_unless_class,
@@ -303,7 +304,7 @@ def multiclass_hinge_loss(
     Array([0.5, 0. ], dtype=float32)
     """
     scores, own, rivals, seen = _classes("multiclass_hinge_loss", scores, labels, where)
-    strongest = jnp.where(rivals, scores, -jnp.inf).max(-1, initial=-jnp.inf)
+    strongest = largest(jnp.where(rivals, scores, -jnp.inf), -jnp.inf)
     return keep(seen, _behind_by(1.0, own, strongest))
 
 
@@ -356,7 +357,7 @@ def multiclass_perceptron_loss(
     Array([0.5, 0. ], dtype=float32)
     """
     scores, own, rivals, seen = _classes("multiclass_perceptron_loss", scores, labels, where)
-    strongest = jnp.where(rivals, scores, -jnp.inf).max(-1, initial=-jnp.inf)
+    strongest = largest(jnp.where(rivals, scores, -jnp.inf), -jnp.inf)
     return keep(seen, _behind_by(0.0, own, strongest))
 
 
@@ -415,9 +416,7 @@ def categorical_hinge_loss(
     spoilt = nan_unless(loss, (labels == 0) | (labels == 1), "0 or 1", labels=labels)
     scores *= 1.0 + spoilt.sum(-1, keepdims=True)
     others = (1.0 - labels) * scores
-    strongest = (others if where is None else jnp.where(where, others, -jnp.inf)).max(
-        -1, initial=-jnp.inf
-    )
+    strongest = largest(others if where is None else jnp.where(where, others, -jnp.inf), -jnp.inf)
     own = (labels * scores).sum(-1)
     return keep(None if where is None else where.any(-1), _behind_by(1.0, own, strongest))
 
