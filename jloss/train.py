@@ -260,7 +260,8 @@ def _train(
     """The updates of an epoch that are left to do."""
     every = folder.every if folder else None
     if isinstance(data, Arrays):
-        pieces = _pieces_of_arrays(objective, data, batch_size, key, run.updates, every)
+        together = 1 if _is_convolutional(run.state) else every
+        pieces = _pieces_of_arrays(objective, data, batch_size, key, run.updates, together)
     else:
         pieces = _pieces_of_batches(objective, data, run, every)
     batches: Iterable[Any] = ()
@@ -285,7 +286,7 @@ Piece = tuple[int, Callable[[State], tuple[State, Any]], Iterable[Any]]
 def _pieces_of_arrays(
     objective: Objective, data: Arrays, batch_size: int, key: Array, start: int, every: int | None
 ) -> Iterator[Piece]:
-    """A whole epoch at once, or as many updates as lie between two checkpoints."""
+    """A whole epoch at once, or ``every`` so many updates."""
     updates = -(-data.rows // batch_size)
     while start < updates:
         stop = min(updates, (start // every + 1) * every) if every else updates
@@ -317,7 +318,8 @@ def _pieces_of_batches(
             ) from error
 
     place = run.updates
-    for group in data.groups(epoch, start=place, stop_at=every, stack=_is_small(run.state)):
+    stack = _is_small(run.state) and not _is_convolutional(run.state)
+    for group in data.groups(epoch, start=place, stop_at=every, stack=stack):
         first = first or spec(group[0])
         yield len(group), partial(piece, group=group, place=place), group
         place += len(group)
@@ -325,6 +327,15 @@ def _pieces_of_batches(
 
 def _is_small(state: State) -> bool:
     return sum(leaf.size for leaf in jax.tree.leaves(state.params)) <= _SMALL_MODEL
+
+
+def _is_convolutional(state: State) -> bool:
+    """Whether updates are dispatched one by one, since a kernel has three axes or more.
+
+    Within a loop XLA's processor backend takes six times as long for the gradient of a convolution.
+    """
+    kernels = any(leaf.ndim > 2 for leaf in jax.tree.leaves(state.params))
+    return kernels and jax.default_backend() == "cpu"
 
 
 def _evaluation(
@@ -417,6 +428,8 @@ def _over_batches(
     """Carries ``body`` over the batches of ``order``, a smaller last one included; adds up."""
     batch_size = min(batch_size, len(order))
     full = len(order) // batch_size * batch_size
+    if full == len(order) == batch_size:  # no loop of one, which would cost what a loop costs
+        return body(carry, order)
     carry, parts = lax.scan(body, carry, order[:full].reshape(-1, batch_size))
     total = _summed(parts)
     if full < len(order):

@@ -457,3 +457,18 @@ def test_fit_refuses(change, error, message):
 def test_optax_is_imported_only_when_it_is_used():
     code = "import sys, jloss.train; sys.exit('optax' in sys.modules or 'chex' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_kernel_of_three_axes_trains_as_a_vector_does():
+    """Such updates are dispatched one by one; the orders, batches and means are the same."""
+
+    def filtered(params, inputs):
+        return inputs @ params["w"][0, :, 0] + params["b"]
+
+    flat, kernel = zeros(), {"w": jnp.zeros((1, 3, 1)), "b": jnp.zeros(())}
+    (one, by_one), (other, by_other) = (
+        fit(objective(apply, square), init(params, SGD), DATA, epochs=3, batch_size=4)
+        for apply, params in ((linear, flat), (filtered, kernel))
+    )
+    np.testing.assert_allclose(other.params["w"].ravel(), one.params["w"], rtol=1e-5)
+    np.testing.assert_allclose(by_other["loss"], by_one["loss"], rtol=1e-5)
