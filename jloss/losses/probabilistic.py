@@ -540,8 +540,8 @@ def poisson_nll(
     exact, and its large terms cancel before they are rounded.
     Source: Cameron & Trivedi (1998).
 
-    >>> jloss.poisson_nll(jnp.log(jnp.array([2.0, 2.0])), jnp.array([0, 3]))
-    Array([2.       , 1.7123188], dtype=float32)
+    >>> jnp.round(jloss.poisson_nll(jnp.log(jnp.array([2.0, 2.0])), jnp.array([0, 3])), 4)
+    Array([2.    , 1.7123], dtype=float32)
     """
     loss = "poisson_nll"
     log_rates, counts = floats(loss, log_predictions=log_predictions, targets=targets)
@@ -612,8 +612,8 @@ def poisson_nll_with_rates(
     rate.
     Source: Cameron & Trivedi (1998).
 
-    >>> jloss.poisson_nll_with_rates(jnp.array([2.0, 0.0]), jnp.array([3, 0]))
-    Array([1.7123188, 0.       ], dtype=float32)
+    >>> jnp.round(jloss.poisson_nll_with_rates(jnp.array([2.0, 0.0]), jnp.array([3, 0])), 4)
+    Array([1.7123, 0.    ], dtype=float32)
     """
     loss = "poisson_nll_with_rates"
     rates, counts = floats(loss, predictions=predictions, targets=targets)
