@@ -646,7 +646,9 @@ def _surprise(rates: Array, log_rates: Array, counts: Array) -> Array:
     """``rates - counts log_rates + log(counts!)``."""
     # XLA has 5e-7 for the logarithm of 0!.
     log_factorial = jnp.where(counts == 0, 0.0, gammaln(counts + 1.0))
-    few = (rates - product(counts, log_rates)) + log_factorial
+    # Beside an infinite rate nothing else counts, not even what overflows as well.
+    gained = jnp.where(jnp.isinf(rates), 0.0, product(counts, log_rates))
+    few = (rates - gained) + log_factorial
     # Of many counts the terms are far larger than their sum. Loader (2000), Fast and accurate
     # computation of binomial probabilities: what the rate misses, then what no rate could know.
     many = jnp.maximum(counts, _MANY)
