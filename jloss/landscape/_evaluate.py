@@ -99,12 +99,15 @@ def on_span(
     batches, example = as_batches(judged.caller, batch, data)
     again = map if iter(batches) is batches else _Again
     state, splits = judged.model_state, {}
+    moving = [
+        any(map(np.any, steps)) for steps in zip(*map(jax.tree.leaves, directions), strict=True)
+    ]
 
     def hoisted(batch: Any) -> Partial:
         leaves, structure = jax.tree.flatten(batch)
         kind = structure, tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
         if kind not in splits:
-            split = hoist(judged, params, batch, state)
+            split = hoist(judged, params, batch, state, moving=moving)
             splits[kind] = split.evaluate, jax.jit(split.prepare)
         evaluate, prepare = splits[kind]
         return Partial(evaluate, prepare(params, directions, batch, state))
