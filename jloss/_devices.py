@@ -49,8 +49,9 @@ def compiler_options(platform: str) -> dict[str, str] | None:
     if platform != "cpu":
         return None
     # For processors jaxlib 0.10.2 fuses a sum with what it adds up, and where `vmap` has left a
-    # factor unbatched, reads wrong rows from some fifty points on. Other versions may lack this.
-    options = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
+    # factor unbatched, reads wrong rows from some fifty points on; and what it stores in a product
+    # that is fused with others, it does not count. Other versions may lack this.
+    options = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
     try:
         jax.jit(lambda: 0, compiler_options=options).lower().compile()
     except jax.errors.JaxRuntimeError:

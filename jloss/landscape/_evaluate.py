@@ -1,5 +1,6 @@
 """Objectives on the span of directions: hoisted where that pays, over batches, several at once."""
 
+import functools
 import itertools
 import operator
 import time
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 
 from jloss import _devices
@@ -17,8 +19,8 @@ from jloss._affine import hoist
 from jloss.objective import Objective, call
 from jloss.sweep import Sweep, sweep
 
-# Points that one call of the compiled program takes.
-_BLOCK = 32
+# Points that one call of the compiled program takes on a device, at most.
+_BLOCK = 64
 # Operations of a point from which on it is worth measuring.
 _WORTH = 1e6
 
@@ -76,19 +78,54 @@ def swept(
 
 def at_points(functions: Iterable[Partial], points: np.ndarray) -> Any:
     """The averages at ``(k, d)`` coordinates, added up over the functions of all batches."""
-    blocks = -(-len(points) // _BLOCK)
-    padded = np.resize(points, (blocks, _BLOCK, points.shape[1]))
+    mesh = Mesh(np.asarray(jax.local_devices()), ("points",))
+    at_once = len(mesh.devices) * _BLOCK
+    blocks = [points[first : first + at_once] for first in range(0, len(points), at_once)]
     total = None
     for function in functions:
-        parts = [_block(function, jnp.asarray(block)) for block in padded]
-        found = jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[: len(points)], *parts)
+        parts = [_block(function, block, mesh) for block in blocks]
+        found = jax.tree.map(lambda *leaves: jnp.asarray(np.concatenate(leaves)), *parts)
         total = found if total is None else add(total, found)
     return total
 
 
-@jax.jit
-def _block(function: Partial, points: Array) -> Any:
-    return lax.map(lambda point: function([*point]), points)
+def _block(function: Partial, points: np.ndarray, mesh: Mesh) -> Any:
+    """The averages at some points, an equal share of them on each device."""
+    devices = len(mesh.devices)
+    share = -(-len(points) // devices)
+    room = np.zeros((devices, _BLOCK, points.shape[1]), jnp.result_type(float))
+    room[:, :share] = np.resize(points, (devices, share, points.shape[1]))
+    everywhere = NamedSharding(mesh, PartitionSpec())
+    function, count = jax.device_put((function, np.int32(share)), everywhere)
+    places = jax.device_put(room, NamedSharding(mesh, PartitionSpec("points")))
+    found = _shared_out(mesh)(function, places, count)
+    return jax.tree.map(
+        lambda x: np.asarray(x)[:, :share].reshape(-1, *x.shape[2:])[: len(points)], found
+    )
+
+
+@functools.cache
+def _shared_out(mesh: Mesh) -> Any:
+    def several(function: Partial, points: Array, count: Array) -> Any:
+        def put(number: Array, values: Any) -> Any:
+            found = function([*points[0, number]])
+            return jax.tree.map(lambda all, one: all.at[0, number].set(one), values, found)
+
+        shapes = jax.eval_shape(function, [*points[0, 0]])
+        nothing = jax.tree.map(lambda s: jnp.zeros((1, _BLOCK, *s.shape), s.dtype), shapes)
+        return lax.fori_loop(0, count, put, nothing)
+
+    shares = PartitionSpec("points")
+    return jax.jit(
+        jax.shard_map(
+            several,
+            mesh=mesh,
+            in_specs=(PartitionSpec(), shares, PartitionSpec()),
+            out_specs=shares,
+            check_vma=False,
+        ),
+        compiler_options=_devices.compiler_options(jax.default_backend()),
+    )
 
 
 def add(one: dict[str, Any], two: dict[str, Any]) -> dict[str, Any]:
@@ -122,7 +159,10 @@ def on_span(
     def plain(batch: Any) -> Partial:
         return Partial(at, params, directions, batch, state)
 
-    pays = _pays(hoisted(example), plain(example), [jnp.zeros(()) for _ in directions])
+    first = hoisted(example), plain(example)
+    pays = _pays(*first, [jnp.zeros(()) for _ in directions])
+    if data is None:
+        return [first[0] if pays else first[1]]
     return again(hoisted if pays else plain, batches)
 
 
