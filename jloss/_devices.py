@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 
@@ -63,17 +62,23 @@ def as_the_first_says(numbers: Sequence[int]) -> Any:
     """The numbers of the first process: timings differ, and blocks get done meanwhile."""
     if jax.process_count() == 1:
         return numbers
+    from jax.experimental import multihost_utils
+
     return multihost_utils.broadcast_one_to_all(np.asarray(numbers))
 
 
 def wait_for_all(name: str) -> None:
     """Returns when all processes have come here."""
     if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
         multihost_utils.sync_global_devices(name)
 
 
 def exchanged(values: Any) -> Any:
     """The sum over all processes, each of which has zeros where it did nothing."""
+    from jax.experimental import multihost_utils
+
     return jax.tree.map(
         lambda leaf: multihost_utils.process_allgather(leaf).sum(0, dtype=leaf.dtype), values
     )
