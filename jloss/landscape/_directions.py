@@ -75,12 +75,12 @@ def random_directions(
     ends = np.cumsum([0] + [leaf.size for leaf in leaves])
     pairs = []
     for number, leaf in enumerate(leaves):
-        pair = drawn[:, ends[number] : ends[number + 1]].reshape(2, *leaf.shape)
+        one, two = drawn[:, ends[number] : ends[number + 1]].reshape(2, *leaf.shape)
         if number in free and leaf.ndim >= smallest:
-            pair = _scaled(*pair, np.asarray(leaf, np.float32), normalize, orthogonal)
+            one, two = _scaled(one, two, np.asarray(leaf, np.float32), normalize, orthogonal)
         else:
-            pair = 0 * pair
-        pairs.append([jnp.asarray(direction, leaf.dtype) for direction in pair])
+            one, two = 0 * one, 0 * two
+        pairs.append((jnp.asarray(one, leaf.dtype), jnp.asarray(two, leaf.dtype)))
     one, two = zip(*pairs, strict=True) if pairs else ((), ())
     return structure.unflatten(one), structure.unflatten(two)
 
