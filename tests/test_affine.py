@@ -1,5 +1,7 @@
 """Hoisting changes no value, and does at each point only what each point needs."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -80,6 +82,7 @@ MODELS = {
 }
 
 
+@functools.cache
 def both(name, dtype=jnp.float32, transform=lambda f: f):
     """The values of an objective at some points: plain, and hoisted."""
     model, shapes, inputs = MODELS[name]

@@ -1,7 +1,7 @@
 """Every check that a card asks for, on every card: what is promised of a loss and claimed of it.
 
-Two promises take as long as all else, for they compile a loss in every way that JAX has. These are
-tried on the first loss of each family, and on all by ``pytest -m long``.
+Some promises take twice as long as all else, for they compile a loss in every way and precision
+that JAX has. These are tried on the first loss of each family, and on all by ``pytest -m long``.
 """
 
 import pytest
@@ -10,13 +10,14 @@ import jloss
 from jloss.check import checks, checks_of
 
 CARDS = jloss.CARDS.values()
+SLOW = ("stable", "derivatives", "half", "double")
 FIRST = {card.family: card for card in reversed(CARDS)}
 
 
 def marks(card, name):
     # The checks of a card share what it gives at its cases: they belong into one process.
     yield pytest.mark.xdist_group(card.name)
-    if name in ("stable", "derivatives") and card is not FIRST[card.family]:
+    if name in SLOW and card is not FIRST[card.family]:
         yield pytest.mark.long
 
 
