@@ -140,14 +140,6 @@ from jloss.losses.sparsemax import (
     multiclass_sparsemax_loss,
     sparsemax_loss,
 )
-from jloss.metrics import (
-    accuracy,
-    auc,
-    binned_auc,
-    calibration_error,
-    f1,
-    r2,
-)
 from jloss.objective import (
     Aux,
     Term,
@@ -167,6 +159,7 @@ if TYPE_CHECKING:
     from jloss._export import export
     from jloss.explanation import Explanation, explain
     from jloss.history import csv_log, json_log, overfitting, tensorboard_log
+    from jloss.metrics import accuracy, auc, binned_auc, calibration_error, f1, r2
     from jloss.precision import LossScale, mixed_precision
     from jloss.sharding import shard, shard_rows
     from jloss.statistics import GradientStatistics, gradient_statistics
@@ -323,15 +316,21 @@ _LATER = {room: room for room in ("balance", "curvature", "landscape", "optimize
     "LossScale": "precision",
     "NotFiniteError": "train",
     "State": "update",
+    "accuracy": "metrics",
+    "auc": "metrics",
+    "binned_auc": "metrics",
+    "calibration_error": "metrics",
     "csv_log": "history",
     "explain": "explanation",
     "export": "_export",
+    "f1": "metrics",
     "fit": "train",
     "gradient_statistics": "statistics",
     "init": "update",
     "json_log": "history",
     "mixed_precision": "precision",
     "overfitting": "history",
+    "r2": "metrics",
     "shard": "sharding",
     "shard_rows": "sharding",
     "step": "update",
