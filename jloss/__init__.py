@@ -33,6 +33,10 @@ from jloss.losses.classification import (
     softmax_cross_entropy_with_integer_labels,
     softmax_focal_loss,
 )
+from jloss.losses.contrastive import (
+    circle_loss,
+    ntxent,
+)
 from jloss.losses.divergence import (
     convex_kl_divergence,
     generalized_kl_divergence,
@@ -40,10 +44,8 @@ from jloss.losses.divergence import (
     kl_divergence_with_log_targets,
 )
 from jloss.losses.embedding import (
-    circle_loss,
     cosine_embedding_loss,
     hinge_embedding_loss,
-    ntxent,
     triplet_margin_loss,
     triplet_margin_with_distance_loss,
 )
@@ -138,14 +140,6 @@ from jloss.losses.sparsemax import (
     multiclass_sparsemax_loss,
     sparsemax_loss,
 )
-from jloss.metrics import (
-    accuracy,
-    auc,
-    binned_auc,
-    calibration_error,
-    f1,
-    r2,
-)
 from jloss.objective import (
     Aux,
     Term,
@@ -165,6 +159,7 @@ if TYPE_CHECKING:
     from jloss._export import export
     from jloss.explanation import Explanation, explain
     from jloss.history import csv_log, json_log, overfitting, tensorboard_log
+    from jloss.metrics import accuracy, auc, binned_auc, calibration_error, f1, r2
     from jloss.precision import LossScale, mixed_precision
     from jloss.sharding import shard, shard_rows
     from jloss.statistics import GradientStatistics, gradient_statistics
@@ -321,15 +316,21 @@ _LATER = {room: room for room in ("balance", "curvature", "landscape", "optimize
     "LossScale": "precision",
     "NotFiniteError": "train",
     "State": "update",
+    "accuracy": "metrics",
+    "auc": "metrics",
+    "binned_auc": "metrics",
+    "calibration_error": "metrics",
     "csv_log": "history",
     "explain": "explanation",
     "export": "_export",
+    "f1": "metrics",
     "fit": "train",
     "gradient_statistics": "statistics",
     "init": "update",
     "json_log": "history",
     "mixed_precision": "precision",
     "overfitting": "history",
+    "r2": "metrics",
     "shard": "sharding",
     "shard_rows": "sharding",
     "step": "update",

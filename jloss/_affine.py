@@ -40,7 +40,12 @@ class Hoisted(NamedTuple):
     evaluate: Callable[[list[Any], Sequence[Any]], Any]
 
 
-def hoist(function: Callable[..., Any], params: Any, *arguments: Any) -> Hoisted:
+def hoist(
+    function: Callable[..., Any],
+    params: Any,
+    *arguments: Any,
+    moving: Sequence[bool] | None = None,
+) -> Hoisted:
     """Splits ``function(params, *arguments)`` for points on a line, plane or volume of ``params``.
 
     Exact but for rounding. Primitives that are not known to be linear are evaluated point by point,
@@ -50,6 +55,8 @@ def hoist(function: Callable[..., Any], params: Any, *arguments: Any) -> Hoisted
       function: any traceable function.
       params: its parameters, a pytree of arrays, or their shapes.
       arguments: what else it takes, the same at every point, or their shapes.
+      moving: which leaves of the params the directions move; all if not given. What comes before
+        the first of them, such as the body of a model whose head moves, is done once.
 
     Returns:
       The two programs, for any params and arguments of these shapes.
@@ -65,11 +72,16 @@ def hoist(function: Callable[..., Any], params: Any, *arguments: Any) -> Hoisted
     Array(True, dtype=bool)
     """
     closed, shape = jax.make_jaxpr(function, return_shape=True)(params, *arguments)
-    program = _Program(closed, len(jax.tree.leaves(params)))
+    count = len(jax.tree.leaves(params))
+    program = _Program(closed, [True] * count if moving is None else moving)
 
     def prepare(params: Any, directions: Sequence[Any], *arguments: Any) -> list[Any]:
         terms = zip(*map(jax.tree.leaves, (params, *directions)), strict=True)
-        return program.prepare([list(term) for term in terms], jax.tree.leaves(arguments))
+        leaves = [
+            list(term) if program.level[place] == AFFINE else term[0]
+            for place, term in enumerate(terms)
+        ]
+        return program.prepare(leaves, jax.tree.leaves(arguments))
 
     def evaluate(common: list[Any], coordinates: Sequence[Any]) -> Any:
         return jax.tree.unflatten(jax.tree.structure(shape), program.evaluate(common, coordinates))
@@ -83,14 +95,14 @@ def hoist(function: Callable[..., Any], params: Any, *arguments: Any) -> Hoisted
 class _Program:
     """The steps of a jaxpr, each with the level of its results, and what the points need."""
 
-    def __init__(self, closed: ClosedJaxpr, parameters: int):
+    def __init__(self, closed: ClosedJaxpr, moving: Sequence[bool]):
         self.steps: list[_Step] = []
         self.level: list[int] = []
         self.origin: dict[int, _Step] = {}
         self.constants: dict[int, Any] = {}
-        count = len(closed.jaxpr.invars)
-        self.inputs = self._places(parameters, AFFINE)
-        self.inputs += self._places(count - parameters, CONSTANT)
+        levels = [AFFINE if moves else CONSTANT for moves in moving]
+        levels += [CONSTANT] * (len(closed.jaxpr.invars) - len(levels))
+        self.inputs = [self._places(1, level)[0] for level in levels]
         self.outputs = self._inline(closed, self.inputs)
         self.common: dict[int, None] = {}
         self.late = self._needed()
@@ -164,10 +176,10 @@ class _Program:
 
     # Once
 
-    def prepare(self, terms: list[list[Any]], arguments: list[Any]) -> list[Any]:
+    def prepare(self, params: list[Any], arguments: list[Any]) -> list[Any]:
         """The constants and the affine coefficients that the points share."""
         known: dict[int, Any] = dict(self.constants)
-        known |= dict(zip(self.inputs, [*terms, *arguments], strict=True))
+        known |= dict(zip(self.inputs, [*params, *arguments], strict=True))
         for step in self.steps:
             level = self.level[step.outputs[0]]
             if level != PLAIN:

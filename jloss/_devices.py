@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 
@@ -49,8 +48,9 @@ def compiler_options(platform: str) -> dict[str, str] | None:
     if platform != "cpu":
         return None
     # For processors jaxlib 0.10.2 fuses a sum with what it adds up, and where `vmap` has left a
-    # factor unbatched, reads wrong rows from some fifty points on. Other versions may lack this.
-    options = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_DOT"}
+    # factor unbatched, reads wrong rows from some fifty points on; and what it stores in a product
+    # that is fused with others, it does not count. Other versions may lack this.
+    options = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
     try:
         jax.jit(lambda: 0, compiler_options=options).lower().compile()
     except jax.errors.JaxRuntimeError:
@@ -62,17 +62,23 @@ def as_the_first_says(numbers: Sequence[int]) -> Any:
     """The numbers of the first process: timings differ, and blocks get done meanwhile."""
     if jax.process_count() == 1:
         return numbers
+    from jax.experimental import multihost_utils
+
     return multihost_utils.broadcast_one_to_all(np.asarray(numbers))
 
 
 def wait_for_all(name: str) -> None:
     """Returns when all processes have come here."""
     if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
         multihost_utils.sync_global_devices(name)
 
 
 def exchanged(values: Any) -> Any:
     """The sum over all processes, each of which has zeros where it did nothing."""
+    from jax.experimental import multihost_utils
+
     return jax.tree.map(
         lambda leaf: multihost_utils.process_allgather(leaf).sum(0, dtype=leaf.dtype), values
     )

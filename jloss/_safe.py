@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.custom_derivatives import SymbolicZero
-from jax.experimental import checkify
 from jax.typing import ArrayLike
 
 Axis = int | tuple[int, ...] | None
@@ -186,6 +185,8 @@ def nan_unless(loss: str, inside: Array, wanted: str, **argument: Array) -> Arra
 
     Under `jax.experimental.checkify` it raises instead; in plain jit that check costs nothing.
     """
+    from jax.experimental import checkify  # a sixth of what importing jloss costs
+
     ((name, array),) = argument.items()
     if inside.size:
         first = jnp.argmin(inside)

@@ -3,11 +3,9 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial, wraps
+from functools import cache, partial, wraps
 from typing import Any
 
-from jloss._claims import CLAIMS
-from jloss._promises import PROMISES
 from jloss.card import CARDS, Card
 
 
@@ -26,9 +24,20 @@ def _failing(check: Callable[[Card], str]) -> Callable[[Card], str]:
     return run
 
 
-CHECKS: dict[str, Callable[[Card], str]] = {
-    name: _failing(check) for name, check in (PROMISES | CLAIMS).items()
-}
+@cache
+def checks() -> dict[str, Callable[[Card], str]]:
+    """All checks by name: the promises of every loss, and the claims that cards may make.
+
+    They load when first asked for: importing jloss would cost half as much again.
+
+    >>> from jloss.check import checks
+    >>> "masked" in checks() and "convex" in checks()
+    True
+    """
+    from jloss._claims import CLAIMS
+    from jloss._promises import PROMISES
+
+    return {name: _failing(check) for name, check in (PROMISES | CLAIMS).items()}
 
 
 def checks_of(card: Card) -> list[str]:
@@ -38,7 +47,8 @@ def checks_of(card: Card) -> list[str]:
     >>> "lipschitz" in checks_of(jloss.CARDS["squared_error"])
     False
     """
-    return [name for name in CHECKS if name in PROMISES or getattr(card, name) not in (None, ())]
+    # A claim is named like its field on the card, and what has no field is promised of all.
+    return [name for name in checks() if getattr(card, name, True) not in (None, ())]
 
 
 @dataclass(frozen=True)
@@ -100,7 +110,7 @@ def check(loss: Callable[..., Any]) -> Report:
 
 def _finding(card: Card, name: str) -> Finding:
     try:
-        return Finding(name, True, CHECKS[name](card))
+        return Finding(name, True, checks()[name](card))
     except AssertionError as error:
         return Finding(name, False, str(error))
 

@@ -8,7 +8,6 @@ import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 from jax.core import Tracer
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from jloss import _devices, _plan, _store
 from jloss._optional import optional
 from jloss._plan import Plan
+from jloss._program import Program, Task
 from jloss.average import Statistic
 
 # The result --------------------------------------------------------------------------------------
@@ -220,8 +220,8 @@ def sweep(
       data: batches, each a pytree of arrays. All that the function returns is then an `Average`.
       paired: the coordinates go together point by point, as in `zip`, and are of one length.
       batch_size: points at a time on each device, if not to be chosen here.
-      memory_limit: bytes that a device may use for the points it has at a time; 64 MiB on a
-        processor and half of what is free on an accelerator, if not given.
+      memory_limit: bytes that a device may use for the points it has at a time; if not given,
+        16 MiB on a processor, or what one point needs, and half of what is free on an accelerator.
       mesh: the devices over which points are shared out; all local ones if not given.
       out: a folder in which finished blocks are kept, so that a sweep that was interrupted or
         killed goes on from there when it is called again.
@@ -267,12 +267,9 @@ def sweep(
     else:
         folder = None if out is None else _folder(Path(out), points, batches, traced)
         with folder or contextlib.nullcontext(), _bar(progress, points, batches) as advance:
-            devices = _devices.local(mesh)
-            plan = _agreed_plan(
-                points, batches.first, devices, folder, shapes, batch_size, memory_limit
-            )
-            run = _Runner(points, plan, devices)
-            values = _all_blocks(run, plan, points, batches, shapes, folder, advance)
+            task = Task(points.at, points.size, points.columns, shapes, _devices.local(mesh))
+            plan, program = _agreed_plan(task, batches.first, folder, batch_size, memory_limit)
+            values = _all_blocks(program, plan, batches, folder, advance)
     return Sweep(axes, points.on_grid(values), paired)
 
 
@@ -334,61 +331,27 @@ class _Batches:
 
 
 def _agreed_plan(
-    points: _Points,
+    task: Task,
     batch: Any,
-    devices: list[Any],
     folder: "_store.Folder | None",
-    shapes: Any,
     batch_size: int | None,
     memory_limit: int | None,
-) -> Plan:
+) -> tuple[Plan, Program]:
     """How points are grouped: as the folder has it, or as the first process finds best."""
-    plan = Plan(0, 0)
+    plan, program = Plan(0, 0), None
     if jax.process_index() == 0:
-        shared = points.columns, batch
-        plan = (folder and folder.plan(Plan)) or _plan.choose(
-            points.at, points.size, shared, devices, batch_size, memory_limit
-        )
+        plan = folder.plan(Plan) if folder else None
+        if plan is None:
+            plan, program = _plan.choose(task, batch, batch_size, memory_limit)
         if folder:  # before the others, who may be done with a block at once, go on
-            folder.open(plan, shapes, points.size)
+            folder.open(plan, task.shapes, task.size)
     plan = Plan(*map(int, _devices.as_the_first_says(plan)))
     if folder:
-        folder.open(plan, shapes, points.size)
-    return plan
+        folder.open(plan, task.shapes, task.size)
+    return plan, program or Program(task, plan.batch, plan.rounds(len(task.devices)))
 
 
 # Evaluation --------------------------------------------------------------------------------------
-
-
-class _Runner:
-    """The one compiled program, which does a block of points on all devices."""
-
-    def __init__(self, points: _Points, plan: Plan, devices: list[Any]):
-        self.points, self.plan = points, plan
-        mesh = Mesh(np.asarray(devices), ("points",))
-        self._everywhere = NamedSharding(mesh, PartitionSpec())
-        self._shared_out = NamedSharding(mesh, PartitionSpec("points"))
-        self._columns = jax.device_put(points.columns, self._everywhere)
-        several = partial(_in_batches, points.at, plan.batch)
-        if len(devices) > 1:
-            several = jax.shard_map(
-                several,
-                mesh=mesh,
-                in_specs=(PartitionSpec("points"), PartitionSpec(), PartitionSpec()),
-                out_specs=PartitionSpec("points"),
-                check_vma=False,
-            )
-        options = _devices.compiler_options(devices[0].platform)
-        self._run = jax.jit(several, compiler_options=options)
-
-    def put(self, batch: Any) -> Any:
-        return jax.device_put(batch, self._everywhere)
-
-    def start(self, block: int, batch: Any) -> Any:
-        """Dispatches a block; its last points stand for those that a last block lacks."""
-        places = block * self.plan.block + np.arange(self.plan.block)
-        places = jax.device_put(np.minimum(places, self.points.size - 1), self._shared_out)
-        return self._run(places, self._columns, batch)
 
 
 def _in_batches(at: Callable[..., Any], size: int, places: Array, columns: Any, batch: Any) -> Any:
@@ -410,52 +373,60 @@ def _transformed(points: _Points, batches: _Batches, size: int) -> Any:
 
 
 def _all_blocks(
-    run: _Runner,
+    program: Program,
     plan: Plan,
-    points: _Points,
     batches: _Batches,
-    shapes: Any,
     folder: "_store.Folder | None",
     advance: Callable[[int], Any],
 ) -> Any:
     """The values at all points: the blocks of this process evaluated, the others fetched."""
-    count = -(-points.size // plan.block)
+    task, rounds = program.task, plan.rounds(len(program.task.devices))
+    count = -(-task.size // plan.block)
     found = folder.done if folder else set()
     done = _devices.as_the_first_says([block in found for block in range(count)])
     todo = np.flatnonzero(np.logical_not(done)).tolist()
     mine = dict.fromkeys(todo[jax.process_index() :: jax.process_count()])
-    values = jax.tree.map(lambda s: np.zeros((points.size, *s.shape), s.dtype), shapes)
+    values = jax.tree.map(lambda s: np.zeros((task.size, *s.shape), s.dtype), task.shapes)
 
     def part(block: int) -> slice:
-        return slice(block * plan.block, min((block + 1) * plan.block, points.size))
+        return slice(block * plan.block, min((block + 1) * plan.block, task.size))
 
-    def add(block: int, found: Any) -> None:
-        here = part(block)
+    def turns() -> Iterator[tuple[int, Any]]:
+        """The blocks on each batch; with a folder, all batches on a block before the next one."""
+        if folder:
+            for block in mine:
+                for batch in batches:
+                    yield block, program.put(batch)
+        else:
+            for batch in map(program.put, batches):
+                for block in mine:
+                    yield block, batch
+
+    def add(block: int, started: Any, last: bool) -> None:
+        here, found = part(block), program.fetch(started, rounds)
         for leaf, new in zip(*map(jax.tree.leaves, (values, found)), strict=True):
-            leaf[here] += np.asarray(new)[: here.stop - here.start].astype(leaf.dtype)
+            leaf[here] += new[: here.stop - here.start].astype(leaf.dtype)
         advance(here.stop - here.start)
+        if folder and last:
+            folder.write(block, _picked(values, here))
 
     if folder:
         for block in found:
-            advance(len(range(*part(block).indices(points.size))) * (batches.count or 1))
-        for block in mine:
-            for batch in map(run.put, batches):
-                add(block, run.start(block, batch))
-            folder.write(block, _picked(values, part(block)))
+            advance(len(range(*part(block).indices(task.size))) * (batches.count or 1))
+    ahead = None
+    for block, batch in turns():  # the next one is dispatched before the last one is fetched
+        started = block, program.start(block * plan.block, rounds, batch)
+        if ahead:
+            add(*ahead, last=block != ahead[0])
+        ahead = started
+    if ahead:
+        add(*ahead, last=True)
+    if folder:
         _devices.wait_for_all("sweep")
         for block in range(count):
             if block not in mine:
                 _copy(folder.read_block(block), values, part(block))
         return values
-    for batch in map(run.put, batches):
-        ahead = None
-        for block in mine:  # the next one is dispatched before the last one is fetched
-            started = block, run.start(block, batch)
-            if ahead:
-                add(*ahead)
-            ahead = started
-        if ahead:
-            add(*ahead)
     return values if jax.process_count() == 1 else _devices.exchanged(values)
 
 

@@ -1,5 +1,7 @@
 """Hoisting changes no value, and does at each point only what each point needs."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -80,6 +82,7 @@ MODELS = {
 }
 
 
+@functools.cache
 def both(name, dtype=jnp.float32, transform=lambda f: f):
     """The values of an objective at some points: plain, and hoisted."""
     model, shapes, inputs = MODELS[name]
@@ -143,6 +146,20 @@ def test_a_first_layer_is_done_once_and_not_at_each_point(name, saved):
         jnp.zeros((ROWS, 7)),
     )
     assert flops(split.evaluate, common, (0.1, 0.2)) < (1 - saved) * whole + loss
+
+
+def test_what_no_direction_moves_is_done_once():
+    """A plane through a head alone: neither the body nor the head's product is left."""
+    _, shapes, inputs = MODELS["mlp"]
+    params, *_ = zip(*weights(*shapes), strict=True)
+    split = hoist(lambda p, x: jnp.tanh(mlp(p, x)), params, inputs, moving=[False, False, True])
+    direction = (jnp.zeros_like(params[0]), jnp.zeros_like(params[1]), params[2])
+    common = split.prepare(params, [direction], inputs)
+    assert jax.tree.map(jnp.shape, common) == [[(ROWS, 7), (ROWS, 7)]]
+    moved = [*params[:2], 1.5 * params[2]]
+    np.testing.assert_allclose(
+        split.evaluate(common, [0.5]), jnp.tanh(mlp(moved, inputs)), rtol=1e-5
+    )
 
 
 def test_a_bias_is_not_blown_up_to_the_batch_before_it_is_read():

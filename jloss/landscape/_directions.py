@@ -1,7 +1,6 @@
 """Directions through parameter space: random, of a path, through solutions, steepest."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import jax
@@ -71,12 +70,17 @@ def random_directions(
     leaves, structure = jax.tree.flatten(jax.tree.map(jnp.asarray, params))
     free = _picked(structure, len(leaves), part)
     smallest = 2 if not biases and any(leaves[number].ndim >= 2 for number in free) else 0
-    pairs = [
-        _pair(jax.random.fold_in(key, number), leaf, normalize, orthogonal)
-        if number in free and leaf.ndim >= smallest
-        else (jnp.zeros_like(leaf), jnp.zeros_like(leaf))
-        for number, leaf in enumerate(leaves)
-    ]
+    # Drawn at once and scaled in numpy, for a program a shape would take a second to compile.
+    drawn = np.array(jax.random.normal(key, (2, sum(leaf.size for leaf in leaves))))
+    ends = np.cumsum([0] + [leaf.size for leaf in leaves])
+    pairs = []
+    for number, leaf in enumerate(leaves):
+        one, two = drawn[:, ends[number] : ends[number + 1]].reshape(2, *leaf.shape)
+        if number in free and leaf.ndim >= smallest:
+            one, two = _scaled(one, two, np.asarray(leaf, np.float32), normalize, orthogonal)
+        else:
+            one, two = 0 * one, 0 * two
+        pairs.append((jnp.asarray(one, leaf.dtype), jnp.asarray(two, leaf.dtype)))
     one, two = zip(*pairs, strict=True) if pairs else ((), ())
     return structure.unflatten(one), structure.unflatten(two)
 
@@ -217,27 +221,25 @@ def _picked(structure: Any, count: int, part: Callable[[Any], Any] | None) -> se
     return found
 
 
-@partial(jax.jit, static_argnames=("normalize", "orthogonal"))
-def _pair(key: Array, leaf: Array, normalize: str | None, orthogonal: bool) -> tuple[Array, Array]:
-    """Two normal draws, scaled by the leaf as asked."""
-    wide = jnp.promote_types(leaf.dtype, jnp.float32)
-    one, two = jax.random.normal(key, (2, *leaf.shape), wide)
-    weights = leaf.astype(wide)
-    by_filter = normalize == "filter" and leaf.ndim > 1
-    axes = tuple(range(leaf.ndim - 1)) if by_filter else None
+def _scaled(
+    one: np.ndarray, two: np.ndarray, weights: np.ndarray, normalize: str | None, orthogonal: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Two normal draws, scaled by the weights as asked."""
+    by_filter = normalize == "filter" and weights.ndim > 1
+    axes = tuple(range(weights.ndim - 1)) if by_filter else None
     if normalize == "weight":
         one, two = one * weights, two * weights
 
-    def dot(x: Array, y: Array) -> Array:
-        return jnp.sum(x * y, axis=axes, keepdims=True)
+    def dot(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return np.sum(x * y, axis=axes, keepdims=True)
 
-    if orthogonal and leaf.size > (leaf.shape[-1] if by_filter else 1):
+    if orthogonal and weights.size > (weights.shape[-1] if by_filter else 1):
         square = dot(one, one)
-        two = two - one * dot(one, two) / jnp.where(square == 0, 1, square)
+        two = two - one * dot(one, two) / np.where(square == 0, 1, square)
     if normalize in ("filter", "layer"):
-        size = jnp.sqrt(dot(weights, weights))
-        one, two = (size * d / jnp.sqrt(dot(d, d)) for d in (one, two))
-    return one.astype(leaf.dtype), two.astype(leaf.dtype)
+        size = np.sqrt(dot(weights, weights))
+        one, two = (size * d / np.sqrt(dot(d, d)) for d in (one, two))
+    return one, two
 
 
 def as_points(caller: str, path: Any) -> tuple[np.ndarray, float, Callable[[np.ndarray], Any]]:
@@ -305,7 +307,7 @@ def check_finite(what: str, params: Any) -> None:
     wrong = [
         jax.tree_util.keystr(path, simple=True, separator="/") or "it"
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)
-        if not bool(jnp.isfinite(jnp.asarray(leaf)).all())
+        if not np.isfinite(np.asarray(leaf)).all()
     ]
     if wrong:
         raise ValueError(f"{what} must be finite, but {', '.join(wrong)} holds NaN or infinity")

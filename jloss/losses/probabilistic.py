@@ -12,7 +12,6 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.scipy.special import digamma, gammaln
 from jax.typing import ArrayLike
 
 from jloss._safe import (
@@ -563,7 +562,7 @@ def _poisson_jvp(primals, tangents):
     # Of exp(x) - k and expm1(x) - (k - 1) each holds the digits where the other loses them.
     few = counts < 0.5
     slope = jnp.where(few, jnp.exp(log_rates) - counts, jnp.expm1(log_rates) + (1.0 - counts))
-    count_slope = digamma(counts + 1.0) - log_rates
+    count_slope = jax.lax.digamma(counts + 1.0) - log_rates
     return chain(_poisson(log_rates, counts), (slope, tangents[0]), (count_slope, tangents[1]))
 
 
@@ -635,7 +634,7 @@ def _poisson_of_rates_jvp(primals, tangents):
     rates, counts = primals
     none = counts == 0
     slope = jnp.where(none, 1.0, (rates - counts) / jnp.where(none, 1.0, rates))
-    count_slope = digamma(counts + 1.0) - jnp.log(rates)
+    count_slope = jax.lax.digamma(counts + 1.0) - jnp.log(rates)
     return chain(_poisson_of_rates(rates, counts), (slope, tangents[0]), (count_slope, tangents[1]))
 
 
@@ -645,7 +644,7 @@ _MANY = 16.0  # from here on Stirling's series has all digits of float64
 def _surprise(rates: Array, log_rates: Array, counts: Array) -> Array:
     """``rates - counts log_rates + log(counts!)``."""
     # XLA has 5e-7 for the logarithm of 0!.
-    log_factorial = jnp.where(counts == 0, 0.0, gammaln(counts + 1.0))
+    log_factorial = jnp.where(counts == 0, 0.0, jax.lax.lgamma(counts + 1.0))
     # Beside an infinite rate nothing else counts, not even what overflows as well.
     gained = jnp.where(jnp.isinf(rates), 0.0, product(counts, log_rates))
     few = (rates - gained) + log_factorial

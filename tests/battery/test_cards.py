@@ -1,18 +1,33 @@
-"""Every check that a card asks for, on every card: what is promised of a loss and claimed of it."""
+"""Every check that a card asks for, on every card: what is promised of a loss and claimed of it.
+
+Some promises take twice as long as all else, for they compile a loss in every way and precision
+that JAX has. These are tried on the first loss of each family, and on all by ``pytest -m long``.
+"""
 
 import pytest
 
 import jloss
-from jloss.check import CHECKS, checks_of
+from jloss.check import checks, checks_of
 
-# The checks of a card share what it gives at its cases: they belong into one process.
+CARDS = jloss.CARDS.values()
+SLOW = ("stable", "derivatives", "half", "double")
+FIRST = {card.family: card for card in reversed(CARDS)}
+
+
+def marks(card, name):
+    # The checks of a card share what it gives at its cases: they belong into one process.
+    yield pytest.mark.xdist_group(card.name)
+    if name in SLOW and card is not FIRST[card.family]:
+        yield pytest.mark.long
+
+
 PAIRS = [
-    pytest.param(card, name, id=f"{card.name}-{name}", marks=pytest.mark.xdist_group(card.name))
-    for card in jloss.CARDS.values()
+    pytest.param(card, name, id=f"{card.name}-{name}", marks=[*marks(card, name)])
+    for card in CARDS
     for name in checks_of(card)
 ]
 
 
 @pytest.mark.parametrize(("card", "name"), PAIRS)
 def test_a_card_tells_the_truth(card, name):
-    CHECKS[name](card)
+    checks()[name](card)

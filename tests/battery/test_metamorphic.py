@@ -31,7 +31,7 @@ def sample_of(card, rows=24, seed=0):
 
 @functools.cache
 def values_of(card):
-    return jax.jit(card.unreduced)
+    return once(card.unreduced)
 
 
 def mean_of(card, sample, where=None, **how):
