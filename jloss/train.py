@@ -120,12 +120,13 @@ def fit(
 
     Raises:
       ValueError: data without rows or of differing lengths, a batch that the objective refuses
-        after others, a number out of its range, or a checkpoint that is damaged or of another
-        model, optimizer, setting or version.
+        after others, a number out of its range, a checkpoint that is damaged or of another model,
+        optimizer, setting or version, or a folder for them that another process is using.
       TypeError: data that are not numbers, or a state that is none.
       NotFiniteError: no update of the first epoch was finite, or more than ``max_bad_steps``
         were not. It has ``state`` and ``history``.
       RuntimeError: a callback failed; what it raised is the cause.
+      OSError: a checkpoint could not be written; those before it are kept.
       ImportError: ``progress`` without tqdm, ``checkpoint`` without orbax.
 
     >>> line = lambda params, inputs: params * inputs
