@@ -76,9 +76,9 @@ def choose(
     most = HOST_MANY if platform == "cpu" else MANY
     # A trial is not to take longer than an eighth of the whole.
     count = min(most, share, max(8, share // 8), max(1, (limit - kept) // max(needed, 1)))
+    pays = count > 1 and share * seconds > WORTH * few.compile_seconds
     # XLA's processor backend turns a batch of kernels into a grouped convolution, which is slow.
-    slow = platform == "cpu" and few.convolves(data)
-    if count > 1 and not slow and share * seconds > WORTH * few.compile_seconds:
+    if pays and not (platform == "cpu" and few.convolves(data)):
         many = program(count)
         while sum(many.memory(data)) > limit and many.batch > 1:
             many = program(many.batch // 2)
