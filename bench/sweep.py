@@ -279,16 +279,16 @@ def peak() -> int:
 def grown(code: str) -> float:
     """By how many MB a process's memory grew at most, over import and data."""
     program = f"""
-import resource, jloss
+import jloss
 jloss.one_device_per_core()
-import jax, jax.numpy as jnp, numpy as np
+import jax
 from bench.sweep import plane, network, LIMIT, hungry
-def now(): return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
-jax.block_until_ready(jnp.ones(3) + 1)
-data = network("dense")
-before = now()
+def status(name):  # not getrusage, whose maximum begins with what the parent process had
+    return int(open("/proc/self/status").read().split(name + ":")[1].split()[0]) * 1024
+data = jax.block_until_ready(network("dense")[1:])
+before = status("VmRSS")
 {code}
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
+print(status("VmHWM") - before)
 """
     command = [sys.executable, "-c", program]
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) / 1e6
