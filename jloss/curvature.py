@@ -1,4 +1,9 @@
-"""Curvature: spectra, traces and diagonals, with error bars. Changes no params, draws nothing."""
+"""Curvature: spectra, traces and diagonals, with error bars. Changes no params, draws nothing.
+
+The estimators are matfree's, and tested against them, but not called there: an error by data needs
+every batch's share of each sample, and one by probes all samples, with the next of them only where
+the interval is still too wide. matfree returns means, of products that it asks for itself.
+"""
 
 import math
 from collections.abc import Callable

@@ -153,7 +153,9 @@ def plane(
       budget: evaluate so many points at most, where the surface bends, and interpolate those of
         the grid from them (`refine`); `Plane.refined` says how well. Without metrics and options.
       curvature: whether to measure the plane's curvature against the largest there is, as
-        `plane_curvature` does; takes some tens of Hessian products.
+        `plane_curvature` does. Not by default, for it takes some tens of Hessian products, which
+        compile for longer than a small plane takes and need data that can be walked again; without
+        it a picture says that steeper directions may be missing.
       how: options of `jloss.sweep`: ``batch_size``, ``memory_limit``, ``mesh``, ``out``,
         ``progress``.
 
