@@ -26,13 +26,17 @@ class Pairs(NamedTuple):
     rank: Array  # how many different labels of its list are smaller
     start: Array  # where its list begins, one number where all are in one list
     end: Array  # and ends
+    first: Array  # the first place of its list whose score is within the margin
     rounds: Array  # the bits of the largest rank
 
     def reversed(self) -> "Pairs":
         """The same pairs for scores of the opposite sign."""
         size = len(self.items)
-        items, rank, start, end = (jnp.flip(x) for x in self[:4])
-        return Pairs(items, rank, size - end, size - start, self.rounds)
+        items, rank, start, end, first = (jnp.flip(x) for x in self[:5])
+        # The last item that has a place within its margin is the last whose first is not beyond.
+        having = jnp.zeros(size, jnp.int32).at[first].add(1, mode="drop")
+        first = size - jnp.flip(jnp.cumsum(having, dtype=jnp.int32))
+        return Pairs(items, rank, size - end, size - start, first, self.rounds)
 
     def swapped(self) -> "Pairs":
         """The second item of each pair as the first, for scores of the opposite sign."""
@@ -67,43 +71,53 @@ def levels_of(labels: Array, home: Array | None) -> Levels:
     return Levels(items, start, end, (end - start) - alike, number - number[start])
 
 
-def pairs_of(scores: Array, home: Array | None, levels: Levels) -> Pairs:
+def pairs_of(margin: float, scores: Array, home: Array | None, levels: Levels) -> Pairs:
     """The pairs of a list with different labels."""
-    items = order(jax.lax.stop_gradient(scores), home)
+    scores = jax.lax.stop_gradient(scores)
+    items = order(scores, home)
     rank = jnp.zeros_like(items).at[levels.items].set(levels.rank, unique_indices=True)
     rounds = 32 - jax.lax.clz(rank.max())
-    return Pairs(items, rank[items], levels.start, levels.end, rounds)
+    first = _first_within(margin, scores[items], levels.start, levels.end)
+    return Pairs(items, rank[items], levels.start, levels.end, first, rounds)
 
 
 def order(values: Array, home: Array | None = None) -> Array:
     """The places of values in ascending order, by their lists if these are given; NaN comes last.
 
     Sorting one array of integers is up to ten times as fast on CPU as sorting one together with
-    another, and five times as fast as sorting floats: what a place needs besides its bits serve
-    as a digit of the key.
+    another, and five times as fast as sorting floats: what bits a place leaves free serve as a
+    digit of the key.
     """
     size = len(values)
-    keys = _keys(values)
-    digits = [jnp.searchsorted(jnp.sort(keys), keys).astype(jnp.int32)]
-    if home is not None:
-        digits.append(home)
-    places = jnp.arange(size, dtype=jnp.int32)
-    bits, result = size.bit_length(), places
+    bits, places = size.bit_length(), jnp.arange(size, dtype=jnp.int32)
     width = 31 - bits
-    for digit in digits:
-        for low in range(0, bits, width):
-            part = (digit[result] >> low) & ((1 << width) - 1)
-            result = result[jnp.sort((part << bits) | places) & ((1 << bits) - 1)]
-    return result
+
+    def by(key: Array, length: int, result: Array) -> Array:
+        def by_digit(number: Array, result: Array) -> Array:
+            digits = (key >> (number * width).astype(key.dtype)).astype(jnp.int32)
+            digits &= (1 << width) - 1
+
+            def ordered(result: Array) -> Array:
+                return result[jnp.sort((digits[result] << bits) | places) & ((1 << bits) - 1)]
+
+            # Of small whole numbers most digits are the same.
+            alike = digits.min(initial=1 << width) == digits.max(initial=0)
+            return jax.lax.cond(alike, lambda result: result, ordered, result)
+
+        return jax.lax.fori_loop(0, -(-length // width), by_digit, result)
+
+    result = by(_keys(values), 8 * values.dtype.itemsize, places)
+    return result if home is None else by(home, bits, result)
 
 
 def _keys(values: Array) -> Array:
-    """Integers in the same order, one for both zeros."""
-    integer = jnp.dtype(f"int{8 * values.dtype.itemsize}")
+    """Unsigned integers in the same order, one for both zeros."""
+    unsigned = jnp.dtype(f"uint{8 * values.dtype.itemsize}")
     values = jnp.where(values == 0, 0.0, values)
     values = jnp.where(jnp.isnan(values), jnp.nan, values)  # a NaN may have a sign
-    bits = jax.lax.bitcast_convert_type(values, integer)
-    return jnp.where(bits < 0, bits ^ jnp.iinfo(integer).max, bits)
+    bits = jax.lax.bitcast_convert_type(values, unsigned)
+    top = jnp.asarray(1 << (8 * unsigned.itemsize - 1), unsigned)
+    return jnp.where(bits >= top, ~bits, bits | top)
 
 
 def _differ(values: Array) -> Array:
@@ -219,9 +233,8 @@ def _sums(
 
     places = jnp.arange(len(scores), dtype=jnp.int32)
     start, end = (jnp.broadcast_to(x, places.shape) for x in (pairs.start, pairs.end))
-    first = _first_within(margin, scores, start, end)
     sums = (jnp.zeros_like(scores),) * (degree + 1)
-    groups = _Round(places, start, end, first, sums)
+    groups = _Round(places, start, end, pairs.first, sums)
     sums = jax.lax.fori_loop(0, pairs.rounds, one_round, groups).sums
     return tuple(jnp.zeros_like(x).at[pairs.items].set(x, unique_indices=True) for x in sums)
 
@@ -234,17 +247,15 @@ def _over(margin: float, score: Array, own: Array) -> Array:
 
 def _first_within(margin: float, scores: Array, start: Array, end: Array) -> Array:
     """From the start to the end of each item, the first place whose score is within the margin."""
+    largest = 1 << (len(scores).bit_length() - 1 if len(scores) else 0)
 
-    def halve(_, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = bounds
-        middle = (low + high) // 2
-        within = _over(margin, scores.at[middle].get(mode="clip"), scores) > 0
-        return (
-            jnp.where(within | (low == high), low, middle + 1),
-            jnp.where(within, middle, high),
-        )
+    def further(number: Array, first: Array) -> Array:
+        there = first + (largest >> number)
+        within = _over(margin, scores.at[there - 1].get(mode="clip"), scores) > 0
+        return jnp.where((there <= end) & ~within, there, first)
 
-    return jax.lax.fori_loop(0, len(scores).bit_length(), halve, (start, end))[0]
+    first = jnp.broadcast_to(start, scores.shape)
+    return jax.lax.fori_loop(0, len(scores).bit_length(), further, first)
 
 
 def _in_lower_half(
