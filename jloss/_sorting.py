@@ -34,7 +34,9 @@ class Pairs(NamedTuple):
         size = len(self.items)
         items, rank, start, end, first = (jnp.flip(x) for x in self[:5])
         # The last item that has a place within its margin is the last whose first is not beyond.
-        having = jnp.zeros(size, jnp.int32).at[first].add(1, mode="drop")
+        having = (
+            jnp.zeros(size, jnp.int32).at[first].add(1, mode="drop", wrap_negative_indices=False)
+        )
         first = size - jnp.flip(jnp.cumsum(having, dtype=jnp.int32))
         return Pairs(items, rank, size - end, size - start, first, self.rounds)
 
@@ -63,22 +65,22 @@ def levels_of(labels: Array, home: Array | None) -> Levels:
         start, end = jnp.zeros(1, jnp.int32), jnp.full(1, size, jnp.int32)
         begins = places == 0
     else:
-        begins = _differ(home[items])
+        begins = _differ(_taken(home, items))
         start, end = jax.lax.cummax(jnp.where(begins, places, 0)), _next(begins, places)
-    level = begins | _differ(labels[items])
+    level = begins | _differ(_taken(labels, items))
     alike = _next(level, places) - jax.lax.cummax(jnp.where(level, places, 0))
     number = jnp.cumsum(level, dtype=jnp.int32)
-    return Levels(items, start, end, (end - start) - alike, number - number[start])
+    return Levels(items, start, end, (end - start) - alike, number - _taken(number, start))
 
 
 def pairs_of(margin: float, scores: Array, home: Array | None, levels: Levels) -> Pairs:
     """The pairs of a list with different labels."""
     scores = jax.lax.stop_gradient(scores)
     items = order(scores, home)
-    rank = jnp.zeros_like(items).at[levels.items].set(levels.rank, unique_indices=True)
+    rank = _placed(levels.rank, levels.items)
     rounds = 32 - jax.lax.clz(rank.max())
-    first = _first_within(margin, scores[items], levels.start, levels.end)
-    return Pairs(items, rank[items], levels.start, levels.end, first, rounds)
+    first = _first_within(margin, _taken(scores, items), levels.start, levels.end)
+    return Pairs(items, _taken(rank, items), levels.start, levels.end, first, rounds)
 
 
 def order(values: Array, home: Array | None = None) -> Array:
@@ -98,7 +100,8 @@ def order(values: Array, home: Array | None = None) -> Array:
             digits &= (1 << width) - 1
 
             def ordered(result: Array) -> Array:
-                return result[jnp.sort((digits[result] << bits) | places) & ((1 << bits) - 1)]
+                keys = (_taken(digits, result) << bits) | places
+                return _taken(result, jnp.sort(keys) & ((1 << bits) - 1))
 
             # Of small whole numbers most digits are the same.
             alike = digits.min(initial=1 << width) == digits.max(initial=0)
@@ -118,6 +121,19 @@ def _keys(values: Array) -> Array:
     bits = jax.lax.bitcast_convert_type(values, unsigned)
     top = jnp.asarray(1 << (8 * unsigned.itemsize - 1), unsigned)
     return jnp.where(bits >= top, ~bits, bits | top)
+
+
+def _taken(array: Array, places: Array, mode: str = "promise_in_bounds") -> Array:
+    """What is at places that are not negative, without a copy of them."""
+    return array.at[places].get(mode=mode, wrap_negative_indices=False)
+
+
+def _placed(values: Array, places: Array) -> Array:
+    """Values at their places, each of which is one's alone."""
+    result = jnp.zeros_like(values).at[places]
+    return result.set(
+        values, mode="promise_in_bounds", unique_indices=True, wrap_negative_indices=False
+    )
 
 
 def _differ(values: Array) -> Array:
@@ -200,6 +216,7 @@ def pair_sum(degree: int, margin: float, scores: Array, weights: Array, pairs: P
 def _pair_sum_jvp(degree, margin, primals, tangents):
     scores, weights, pairs = primals
     *_, before, last = moments(degree, margin, scores, jnp.ones_like(scores), pairs)
+    pairs, before = jax.lax.optimization_barrier((pairs, before))
     second = moments(degree - 1, margin, -scores, weights, pairs.swapped())[-1]
     slope = degree * (second - weights * before)
     return chain((weights * last).sum(), (slope, tangents[0]), (last, tangents[1]), axis=-1)
@@ -219,7 +236,7 @@ def _sums(
     degree: int, margin: float, scores: Array, values: Array, pairs: Pairs
 ) -> tuple[Array, ...]:
     """`moments` without a derivative."""
-    scores, values = scores[pairs.items], values[pairs.items]
+    scores, values = _taken(scores, pairs.items), _taken(values, pairs.items)
 
     def one_round(number: Array, groups: _Round) -> _Round:
         bit = pairs.rounds - 1 - number
@@ -236,7 +253,7 @@ def _sums(
     sums = (jnp.zeros_like(scores),) * (degree + 1)
     groups = _Round(places, start, end, pairs.first, sums)
     sums = jax.lax.fori_loop(0, pairs.rounds, one_round, groups).sums
-    return tuple(jnp.zeros_like(x).at[pairs.items].set(x, unique_indices=True) for x in sums)
+    return tuple(_placed(x, pairs.items) for x in sums)
 
 
 def _over(margin: float, score: Array, own: Array) -> Array:
@@ -251,7 +268,7 @@ def _first_within(margin: float, scores: Array, start: Array, end: Array) -> Arr
 
     def further(number: Array, first: Array) -> Array:
         there = first + (largest >> number)
-        within = _over(margin, scores.at[there - 1].get(mode="clip"), scores) > 0
+        within = _over(margin, _taken(scores, there - 1, "clip"), scores) > 0
         return jnp.where((there <= end) & ~within, there, first)
 
     first = jnp.broadcast_to(start, scores.shape)
@@ -266,19 +283,19 @@ def _in_lower_half(
     The moments at a place are those at the next one and what the way there adds, so that all terms
     are positive.
     """
-    here, end = scores[groups.item], groups.end[groups.item]
+    here, end = _taken(scores, groups.item), _taken(groups.end, groups.item)
     last = end == jnp.arange(1, len(here) + 1)
 
     def following(array: Array) -> Array:
         return jnp.where(last, 0.0, jnp.append(array[1:], 0.0))
 
     way = jnp.where(last, 0.0, jnp.append(here[1:], 0.0) - here)
-    found = [_suffix_sums(jnp.where(upper, 0.0, values)[groups.item], end)]
+    found = [_suffix_sums(_taken(jnp.where(upper, 0.0, values), groups.item), end)]
     for k in range(1, degree + 1):
         found.append(_suffix_sums(way * _further(k, way, [following(x) for x in found]), end))
     some = groups.first < groups.end
-    way = jnp.where(some, _over(margin, here.at[groups.first].get(mode="clip"), scores), 0.0)
-    found = [jnp.where(some, x.at[groups.first].get(mode="clip"), 0.0) for x in found]
+    way = jnp.where(some, _over(margin, _taken(here, groups.first, "clip"), scores), 0.0)
+    found = [jnp.where(some, _taken(x, groups.first, "clip"), 0.0) for x in found]
     return [found[0], *(x + way * _further(k, way, found) for k, x in enumerate(found) if k)]
 
 
@@ -303,20 +320,20 @@ def _suffix_sums(values: Array, end: Array) -> Array:
 def _divide(upper: Array, groups: _Round) -> _Round:
     """Each group in two, the lower half first, in the same order."""
     item, start, end, first, _ = groups
-    counts = jnp.cumsum(~upper[item], dtype=jnp.int32)
+    counts = jnp.cumsum(~_taken(upper, item), dtype=jnp.int32)
     counts = jnp.concatenate([jnp.zeros(1, jnp.int32), counts])
-    before = counts[start]
-    middle = start + counts[end] - before
+    before = _taken(counts, start)
+    middle = start + _taken(counts, end) - before
 
     def moved(place: Array) -> Array:
         """Where an item of a half would be that is now at a place."""
-        lower = counts[place] - before
+        lower = _taken(counts, place) - before
         return jnp.where(upper, middle + (place - start) - lower, start + lower)
 
     places = jnp.arange(len(item), dtype=jnp.int32)
-    place = moved(jnp.zeros_like(item).at[item].set(places, unique_indices=True))
+    place = moved(_placed(places, item))
     return groups._replace(
-        item=jnp.zeros_like(item).at[place].set(places, unique_indices=True),
+        item=_placed(places, place),
         first=moved(first),
         start=jnp.where(upper, middle, start),
         end=jnp.where(upper, end, middle),
