@@ -33,6 +33,10 @@ from jloss.losses.classification import (
     softmax_cross_entropy_with_integer_labels,
     softmax_focal_loss,
 )
+from jloss.losses.contrastive import (
+    circle_loss,
+    ntxent,
+)
 from jloss.losses.divergence import (
     convex_kl_divergence,
     generalized_kl_divergence,
@@ -40,10 +44,8 @@ from jloss.losses.divergence import (
     kl_divergence_with_log_targets,
 )
 from jloss.losses.embedding import (
-    circle_loss,
     cosine_embedding_loss,
     hinge_embedding_loss,
-    ntxent,
     triplet_margin_loss,
     triplet_margin_with_distance_loss,
 )

@@ -78,6 +78,26 @@ def _with_slopes(
     return total, (joined[0], joined[1])
 
 
+def map_rows(function: Callable[[Any], Any], size: int, rows: Any) -> Any:
+    """``function`` of so many rows at a time, whose arrays have one entry a row, as its result."""
+
+    # Of slices, for of an array and its blocks XLA would make two.
+    def of_block(start: Array) -> Any:
+        return function(at(start, size, rows))
+
+    # For a derivative a block is computed anew.
+    of_block = jax.checkpoint(of_block, prevent_cse=False)
+    count = len(jax.tree.leaves(rows)[0])
+    starts = jnp.arange(0, count, size, dtype=jnp.int32)
+    found = jax.lax.map(of_block, starts)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), found)
+
+
+def at(start: Array, size: int, rows: Any) -> Any:
+    """So many rows of each array from a start on."""
+    return jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, size), rows)
+
+
 def _nothing(row: Side, column: Side) -> Array:
     return jnp.zeros((), row[0][0].dtype)
 

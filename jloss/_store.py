@@ -106,6 +106,23 @@ def _write(path: Path, put: Callable[[Any], Any]) -> None:
         raise
 
 
+def lock(name: str, folder: Path) -> Any:
+    """A folder held until this process ends, however it ends; one lock for each process of a job.
+
+    Raises:
+      ValueError: it is held by another process.
+    """
+    file = open(folder / f".lock-{jax.process_index()}", "w")  # noqa: SIM115
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise ValueError(
+            f"{name}={folder} is in use by another process; give another folder"
+        ) from None
+    return file
+
+
 # A folder of blocks ------------------------------------------------------------------------------
 
 
@@ -124,7 +141,7 @@ class Folder:
         if identity is None:
             return
         path.mkdir(parents=True, exist_ok=True)
-        self._lock = self._locked()
+        self._lock = lock("sweep: out", path)
         try:
             self._check(identity)
         except ValueError:
@@ -167,18 +184,6 @@ class Folder:
                 f"of jloss reads {_FORMAT}"
             )
         return manifest
-
-    def _locked(self) -> Any:
-        """Held until this process ends, however it ends; one for each process of a job."""
-        file = open(self._path / f".lock-{jax.process_index()}", "w")  # noqa: SIM115
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.close()
-            raise ValueError(
-                f"sweep: out={self._path} is in use by another process; give another folder"
-            ) from None
-        return file
 
     def plan(self, kind: type[Plan]) -> Plan | None:
         """How points were grouped when the sweep began."""

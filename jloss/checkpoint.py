@@ -4,10 +4,12 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
 import jax
 
+from jloss import _store
 from jloss._optional import optional
 from jloss.update import State, copied
 
@@ -58,7 +60,9 @@ class Folder:
         self.every = every
         self._orbax = optional("orbax.checkpoint", "train")
         # Orbax wants no relative path; what has a scheme is on another machine.
-        self._path = str(path) if "://" in str(path) else os.path.abspath(path)
+        remote = "://" in str(path)
+        self._path = str(path) if remote else os.path.abspath(path)
+        self._lock = contextlib.nullcontext() if remote else _locked(self._path)
         self._identity = identity
         options = self._orbax.CheckpointManagerOptions(max_to_keep=_KEPT)
         self._manager = self._orbax.CheckpointManager(self._path, options=options)
@@ -88,7 +92,8 @@ class Folder:
         # A copy, for the state's own memory is used again while orbax still writes.
         tree = copied(_tree(run.state, total, run.best_model))
         saved = args.Composite(tree=args.StandardSave(tree), notes=args.JsonSave(notes))
-        self._manager.save(self._newest, args=saved)
+        with self._writing():
+            self._manager.save(self._newest, args=saved)
 
     def last(self, run: Run) -> Run:
         """The run as it was last saved, placed on the devices of this one; this one if none was.
@@ -119,7 +124,19 @@ class Folder:
 
     def close(self) -> None:
         """Waits for what is being written."""
-        self._manager.close()
+        with self._lock, self._writing():
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Says which folder it is that cannot be written to; in the background others fail late."""
+        try:
+            yield
+        except Exception as error:  # orbax and what is below it raise errors of many kinds
+            raise OSError(
+                f"fit: a checkpoint could not be written to {self._path}; those before it are "
+                f"kept: {error}"
+            ) from error
 
     def _restored(self, **args: Any) -> Mapping[str, Any]:
         try:
@@ -139,7 +156,8 @@ class Folder:
             )
         for name, ours in self._identity.items():
             theirs = notes["identity"].get(name, {})
-            if theirs == ours:
+            # Programs that other versions of the libraries made cannot be compared.
+            if theirs == ours or (name == "update rule" and theirs.keys() != ours.keys()):
                 continue
             place = next(p for p in [*ours, *theirs] if ours.get(p) != theirs.get(p))
             raise ValueError(
@@ -163,6 +181,7 @@ def folder(
     identity = {
         "model": _shapes("params", state.params) | _shapes("model_state", state.model_state),
         "optimizer": _shapes("opt_state", state.opt_state),
+        "update rule": _rule(state),
         "state": _shapes("", replace(state, params=None, model_state=None, opt_state=None)),
         "setting": {name: str(value) for name, value in setting.items()},
     }
@@ -171,6 +190,24 @@ def folder(
         yield opened
     finally:
         opened.close()
+
+
+def _locked(path: str) -> Any:
+    os.makedirs(path, exist_ok=True)
+    return _store.lock("fit: checkpoint", Path(path))
+
+
+def _rule(state: State) -> dict[str, str]:
+    """What tells optimizers apart whose states look alike: their rates and schedules are in it."""
+    import optax
+
+    shapes = jax.eval_shape(lambda: (state.params, state.opt_state))
+    try:
+        program = jax.make_jaxpr(state.optimizer.update)(shapes[0], shapes[1], shapes[0])
+    except Exception:  # one that wants to know the loss is known by its state alone
+        return {}
+    digest = _store.digest([_store.program_text(program), *program.consts])
+    return {f"with jax {jax.__version__}, optax {optax.__version__} the optimizer": digest}
 
 
 def _tree(state: State, total: list[Any], best_model: Any) -> dict[str, Any]:

@@ -67,14 +67,18 @@ class LossScale:
     Attributes:
       value: the scale; gradients are divided by it again.
       made: how many updates were made since it last changed.
+      overflows: how many were skipped because it was too large, with a loss that was finite.
     """
 
     value: Array
     made: Array
+    overflows: Array
 
-    def after(self, finite: Array) -> "LossScale":
-        """The scale for the next update."""
+    def after(self, finite: Array, overflow: Array) -> "LossScale":
+        """The scale for the next update, after one that was finite, or overflowed, or neither."""
+        # At 1 it is not the scale that is too large.
+        overflows = self.overflows + jnp.where(overflow & (self.value > 1), 1, 0)
         made = jnp.where(finite, self.made + 1, 0)
         double = made == PERIOD
         value = jnp.where(finite, self.value, jnp.maximum(self.value / 2, 1.0))
-        return LossScale(jnp.where(double, 2 * value, value), jnp.where(double, 0, made))
+        return LossScale(jnp.where(double, 2 * value, value), jnp.where(double, 0, made), overflows)

@@ -13,17 +13,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array, lax
-from jax.typing import ArrayLike
+from jax import Array
 
+from jloss import _epoch
 from jloss import checkpoint as checkpoints
 from jloss._batches import Arrays, Batches, said, source, spec, stacked
 from jloss._optional import optional
 from jloss._traced_fit import traced_fit, tracing
-from jloss.average import Statistic, Terms
+from jloss.average import Statistic
 from jloss.checkpoint import Folder, Row, Run
 from jloss.objective import Objective, call
-from jloss.update import State, advance, copied, step
+from jloss.update import State, copied, step, steps, tried_and_bad
 
 Callback = Callable[[State, Row], bool | None]
 
@@ -51,8 +51,10 @@ def fit(
     *,
     validation: Any = None,
     metrics: Mapping[str, Objective] | None = None,
+    terms_on: Any = None,
     epochs: int = 100,
     batch_size: int = 32,
+    microbatches: int = 1,
     key: Array | None = None,
     patience: int | None = None,
     max_bad_steps: int | None = None,
@@ -89,11 +91,16 @@ def fit(
         rest of the state (optimizer, counts) is that of the last epoch.
       metrics: functions like the objective, by name, to be judged beside it. They may return any
         `Statistic`.
+      terms_on: a batch on which the norm and the share of each term's gradient are measured after
+        each epoch; it costs a backward pass for each term (see `term_gradients`).
       epochs: passes over ``train`` at most, those of a resumed fit included.
       batch_size: rows per update, and per step of an evaluation. Batches have their own.
+      microbatches: the rows of an update are cut into so many equal parts, or the next number that
+        divides them, of which only one at a time is in memory; see `step`.
       key: orders the rows; ``jax.random.key(0)`` if not given.
       patience: stop after so many epochs without a smaller validation loss.
-      max_bad_steps: end with an error if more updates than this were skipped.
+      max_bad_steps: end with an error if more updates than this were skipped. Those that only met
+        too large a loss scale do not count.
       checkpoint: a folder that is written to in the background, each checkpoint whole or not at
         all, of which the last two are kept. If it holds any, the fit goes on from the last one, and
         ``state`` only says how its arrays are shaped and placed; a fit that had ended comes back as
@@ -108,16 +115,18 @@ def fit(
       The trained state and the history: arrays with one entry per epoch, ``loss`` (the mean while
       training), ``train_loss`` and ``train_NAME`` (with the params at the epoch's end, where train
       are arrays), and, where validation is given, ``validation_loss`` and ``validation_NAME``. Of
-      several terms ``loss_TERM`` and so on are there as well.
+      several terms ``loss_TERM`` and so on are there as well, and ``norm_TERM``, ``share_TERM``
+      where they are asked for.
 
     Raises:
       ValueError: data without rows or of differing lengths, a batch that the objective refuses
-        after others, a number out of its range, or a checkpoint that is damaged or of another
-        model, optimizer, setting or version.
+        after others, a number out of its range, a checkpoint that is damaged or of another model,
+        optimizer, setting or version, or a folder for them that another process is using.
       TypeError: data that are not numbers, or a state that is none.
       NotFiniteError: no update of the first epoch was finite, or more than ``max_bad_steps``
         were not. It has ``state`` and ``history``.
       RuntimeError: a callback failed; what it raised is the cause.
+      OSError: a checkpoint could not be written; those before it are kept.
       ImportError: ``progress`` without tqdm, ``checkpoint`` without orbax.
 
     >>> line = lambda params, inputs: params * inputs
@@ -136,6 +145,7 @@ def fit(
     _check_numbers(
         epochs=epochs,
         batch_size=batch_size,
+        microbatches=microbatches,
         patience=patience,
         checkpoint_every=checkpoint_every,
         max_bad_steps=max_bad_steps,
@@ -164,12 +174,15 @@ def fit(
             max_bad_steps=max_bad_steps is not None,
             progress=progress,
         )
-        epoch = partial(_traced_epoch, objective, judges, names, batch_size, key, data)
+        epoch = partial(
+            _traced_epoch, objective, judges, names, batch_size, microbatches, key, data, terms_on
+        )
         return traced_fit(epoch, state, epochs, patience)
-    run = Run(copied(state), (int(state.step), int(state.skipped)))
+    run = Run(copied(state), tried_and_bad(state))
     setting = {
         "key": jax.random.key_data(key),
         "batch_size": batch_size,
+        "microbatches": microbatches,
         "train": data["train"].said,
     }
 
@@ -181,9 +194,11 @@ def fit(
         for row in run.rows:
             show(row)
         while len(run.rows) < epochs and not run.stopped:
-            _train(objective, run, data["train"], batch_size, key, folder, max_bad_steps)
+            sizes = batch_size, microbatches
+            _train(objective, run, data["train"], sizes, key, folder, max_bad_steps)
             found = [_evaluation(judges, run, data[name], batch_size) for name in judged]
-            row = _row(run.total, names, dict(zip(judged, found, strict=True)))
+            more = _contributions(objective, run.state, terms_on, _epoch.contributions)
+            row = _row(run.total, names, dict(zip(judged, found, strict=True)), more)
             run.rows.append(row)
             run.updates, run.total = 0, None
             show(row)
@@ -215,19 +230,32 @@ def _traced_epoch(
     judges: tuple[Objective, ...],
     names: tuple[str, ...],
     batch_size: int,
+    microbatches: int,
     key: Array,
     data: dict[str, Any],
+    terms_on: Any,
     state: State,
 ) -> tuple[State, dict[str, Array]]:
     """An epoch and its entries of the history, as a part of a larger program."""
     # Not the compiled ones, whose cache would keep what is being traced.
-    epoch, evaluate = map(inspect.unwrap, (_epoch, _evaluate))
-    state, total = epoch(objective, batch_size, state, data["train"].tree, key)
+    train, evaluate, values, contributions = map(
+        inspect.unwrap, (_epoch.train, _epoch.evaluate, _epoch.values, _epoch.contributions)
+    )
+    state, total = train(objective, batch_size, microbatches, state, data["train"].tree, key)
     judged = {
-        name: evaluate(judges, batch_size, state.params, _context(state), part.tree)
+        name: evaluate(judges, batch_size, state.params, _epoch.context(state), part.tree)
         for name, part in data.items()
     }
-    return state, _entries(total, names, judged, inspect.unwrap(_values))
+    more = _contributions(objective, state, terms_on, contributions)
+    return state, _entries(total, names, judged, values) | more
+
+
+def _contributions(
+    objective: Objective, state: State, terms_on: Any, contributions: Callable[..., Any]
+) -> dict[str, Array]:
+    if terms_on is None:
+        return {}
+    return contributions(objective, state.params, _epoch.context(state), terms_on)
 
 
 def _check_traceable(data: Mapping[str, Any], **between_epochs: Any) -> None:
@@ -252,7 +280,7 @@ def _train(
     objective: Objective,
     run: Run,
     data: Arrays | Batches,
-    batch_size: int,
+    sizes: tuple[int, int],
     key: Array,
     folder: Folder | None,
     max_bad_steps: int | None,
@@ -261,9 +289,9 @@ def _train(
     every = folder.every if folder else None
     if isinstance(data, Arrays):
         together = 1 if _is_convolutional(run.state) else every
-        pieces = _pieces_of_arrays(objective, data, batch_size, key, run.updates, together)
+        pieces = _pieces_of_arrays(objective, data, sizes, key, run.updates, together)
     else:
-        pieces = _pieces_of_batches(objective, data, run, every)
+        pieces = _pieces_of_batches(objective, data, sizes[1], run, every)
     batches: Iterable[Any] = ()
     for updates, piece, batches in pieces:
         # Not right after the piece before, which may turn out to be the last one.
@@ -271,7 +299,7 @@ def _train(
             folder.save(run)
         before = run.total
         run.state, total = piece(run.state)
-        run.updates, run.total = run.updates + updates, _added(run.total, total)
+        run.updates, run.total = run.updates + updates, _epoch.added(run.total, total)
         jax.block_until_ready(before)  # lest the batches of many pieces wait on the device
         if max_bad_steps is not None:
             _check_bad(objective, run, batches, max_bad_steps)
@@ -284,31 +312,40 @@ Piece = tuple[int, Callable[[State], tuple[State, Any]], Iterable[Any]]
 
 
 def _pieces_of_arrays(
-    objective: Objective, data: Arrays, batch_size: int, key: Array, start: int, every: int | None
+    objective: Objective,
+    data: Arrays,
+    sizes: tuple[int, int],
+    key: Array,
+    start: int,
+    every: int | None,
 ) -> Iterator[Piece]:
     """A whole epoch at once, or ``every`` so many updates."""
+    batch_size, _ = sizes
     updates = -(-data.rows // batch_size)
     while start < updates:
         stop = min(updates, (start // every + 1) * every) if every else updates
         rows = None if every is None else min(data.rows, stop * batch_size) - start * batch_size
         piece = partial(
-            _epoch, objective, batch_size, data=data.tree, key=key, start=start, rows=rows
+            _epoch.train, objective, *sizes, data=data.tree, key=key, start=start, rows=rows
         )
         yield stop - start, piece, data.slices(batch_size)
         start = stop
 
 
 def _pieces_of_batches(
-    objective: Objective, data: Batches, run: Run, every: int | None
+    objective: Objective, data: Batches, microbatches: int, run: Run, every: int | None
 ) -> Iterator[Piece]:
     """Single batches, or for a small model stacks of them."""
-    update, epoch, first = step(objective), len(run.rows), {}
+    epoch, first = len(run.rows), {}
 
     def piece(state: State, *, group: list[Any], place: int) -> tuple[State, Statistic]:
         try:
+            sizes = _rows(first), microbatches
+            parts = 1 if microbatches == 1 else _epoch.cut(_rows(spec(group[0])), *sizes)
             if len(group) == 1:
-                return update(state, group[0])
-            return _updates(objective, state, stacked(group))
+                return step(objective, microbatches=parts)(state, group[0])
+            state, found = steps(objective, microbatches=parts)(state, stacked(group))
+            return state, _epoch.summed(found)
         except (TypeError, ValueError) as error:
             if spec(group[0]) == first:
                 raise
@@ -323,6 +360,11 @@ def _pieces_of_batches(
         first = first or spec(group[0])
         yield len(group), partial(piece, group=group, place=place), group
         place += len(group)
+
+
+def _rows(batch: dict[str, tuple[tuple[int, ...], str]]) -> int:
+    """How many a batch of these shapes has."""
+    return next(iter(batch.values()))[0][0]
 
 
 def _is_small(state: State) -> bool:
@@ -342,149 +384,15 @@ def _evaluation(
     judges: tuple[Objective, ...], run: Run, data: Arrays | Batches, batch_size: int
 ) -> tuple[Statistic, ...]:
     """What objective and metrics say of a whole data set, whatever its size."""
-    model = run.state.params, _context(run.state)
+    model = run.state.params, _epoch.context(run.state)
     if isinstance(data, Arrays):
-        return _evaluate(judges, batch_size, *model, data.tree)
+        return _epoch.evaluate(judges, batch_size, *model, data.tree)
     total: Any = None
     for group in data.groups(len(run.rows), stack=_is_small(run.state)):
-        found = _judge(judges, *model, stacked(group))
+        found = _epoch.judge(judges, *model, stacked(group))
         jax.block_until_ready(total)
-        total = _added(total, found)
+        total = _epoch.added(total, found)
     return total
-
-
-# The programs: compiled once per objective, optimizer and shapes, for all fits of a process.
-
-
-@partial(jax.jit, static_argnames=("objective", "batch_size", "rows"), donate_argnames=("state",))
-def _epoch(
-    objective: Objective,
-    batch_size: int,
-    state: State,
-    data: Any,
-    key: Array,
-    start: ArrayLike = 0,
-    rows: int | None = None,
-) -> tuple[State, Statistic]:
-    """One pass over the data in an order of its own, and the sum of the losses met on the way.
-
-    Or of that pass only the updates from ``start`` on, for so many rows.
-    """
-    # By the step, not by the epoch, so that a fit in two parts sees what one fit sees.
-    key = jax.random.fold_in(key, state.step - start)
-    order = _shuffled(key, Arrays(data).rows)
-    if rows is not None:
-        order = lax.dynamic_slice_in_dim(order, start * batch_size, rows)
-
-    def update(state: State, chosen: Array) -> tuple[State, Statistic]:
-        return advance(objective, state, _take(data, chosen))
-
-    return _over_batches(update, state, order, batch_size)
-
-
-@partial(jax.jit, static_argnames=("objective",), donate_argnames=("state",))
-def _updates(objective: Objective, state: State, batches: Any) -> tuple[State, Statistic]:
-    """The updates of several batches, which lie along the leading axis."""
-    state, parts = lax.scan(partial(advance, objective), state, batches)
-    return state, _summed(parts)
-
-
-@partial(jax.jit, static_argnames=("judges", "batch_size"))
-def _evaluate(
-    judges: tuple[Objective, ...], batch_size: int, params: Any, context: Any, data: Any
-) -> tuple[Statistic, ...]:
-    """The statistics of objective and metrics over all rows."""
-
-    # In batches of the training's size: a loss that looks at the whole batch depends on it.
-    def judged(_: None, chosen: Array) -> tuple[None, tuple[Statistic, ...]]:
-        return None, _judgements(judges, params, context, _take(data, chosen))
-
-    return _over_batches(judged, None, jnp.arange(Arrays(data).rows), batch_size)[1]
-
-
-@partial(jax.jit, static_argnames=("judges",))
-def _judge(
-    judges: tuple[Objective, ...], params: Any, context: Any, batches: Any
-) -> tuple[Statistic, ...]:
-    """The same over several batches, which lie along the leading axis."""
-    parts = lax.map(partial(_judgements, judges, params, context), batches)
-    return _summed(parts)
-
-
-def _context(state: State) -> dict[str, Any]:
-    """What an objective is evaluated with; without a key, it does as when it is used."""
-    return {"model_state": state.model_state, "step": state.step}
-
-
-def _judgements(
-    judges: tuple[Objective, ...], params: Any, context: Any, batch: Any
-) -> tuple[Statistic, ...]:
-    return tuple(call(judge, params, batch, **context)[0] for judge in judges)
-
-
-def _over_batches(
-    body: Callable[[Any, Array], tuple[Any, Any]], carry: Any, order: Array, batch_size: int
-) -> tuple[Any, Any]:
-    """Carries ``body`` over the batches of ``order``, a smaller last one included; adds up."""
-    batch_size = min(batch_size, len(order))
-    full = len(order) // batch_size * batch_size
-    if full == len(order) == batch_size:  # no loop of one, which would cost what a loop costs
-        return body(carry, order)
-    carry, parts = lax.scan(body, carry, order[:full].reshape(-1, batch_size))
-    total = _summed(parts)
-    if full < len(order):
-        carry, rest = body(carry, order[full:])
-        total = jax.tree.map(jnp.add, total, rest)
-    return carry, total
-
-
-def _shuffled(key: Array, rows: int) -> Array:
-    """The numbers of the rows in random order.
-
-    `jax.random.permutation` sorts pairs, which took a third of the time of many small fits at once;
-    a draw and the place it belongs to in one number are sorted ten times as fast.
-    """
-    bits = max(1, (rows - 1).bit_length())
-    if bits > 16:
-        return jax.random.permutation(key, rows)
-    order = places = jnp.arange(rows, dtype=jnp.uint32)
-    # Twice, as draws cut to 32 - bits are sometimes equal, and then keep the order from before.
-    for each in jax.random.split(key):
-        draws = jax.random.bits(each, (rows,), jnp.uint32)
-        order = order[jnp.sort((draws >> bits << bits) | places) & (2**bits - 1)]
-    return order.astype(int)
-
-
-def _summed(parts: Any) -> Any:
-    """Statistics add up leaf by leaf."""
-    return jax.tree.map(lambda part: jnp.sum(part, axis=0), parts)
-
-
-def _take(data: Any, chosen: Array) -> Any:
-    return jax.tree.map(lambda leaf: leaf[chosen], data)
-
-
-@jax.jit
-def _sum(total: Any, part: Any) -> Any:
-    return jax.tree.map(jnp.add, total, part)
-
-
-def _added(total: Any, part: Any) -> Any:
-    """The sum of both; of what a checkpoint kept of the first only the leaves are known."""
-    if total is None:
-        return part
-    return _sum(jax.tree.unflatten(jax.tree.structure(part), jax.tree.leaves(total)), part)
-
-
-@jax.jit
-def _values(statistics: tuple[Statistic, ...]) -> tuple[dict[str, Array], ...]:
-    """The value of each under the name "", and those of its terms under theirs."""
-
-    def values(statistic: Statistic) -> dict[str, Array]:
-        terms = statistic.averages if isinstance(statistic, Terms) else {}
-        return {"": statistic.value} | {f"_{name}": terms[name].value for name in terms}
-
-    return tuple(values(statistic) for statistic in statistics)
 
 
 # What goes into a fit and what comes out.
@@ -530,10 +438,13 @@ def _entries(
 
 
 def _row(
-    total: Statistic, names: tuple[str, ...], judged: Mapping[str, tuple[Statistic, ...]]
+    total: Statistic,
+    names: tuple[str, ...],
+    judged: Mapping[str, tuple[Statistic, ...]],
+    more: dict[str, Array],
 ) -> Row:
     # One transfer for all of them: each would wait for the device on its own.
-    entries = jax.device_get(_entries(total, names, judged, _values))
+    entries = jax.device_get(_entries(total, names, judged, _epoch.values) | more)
     return {name: float(value) for name, value in entries.items()}
 
 
@@ -545,8 +456,8 @@ def _check_bad(
     objective: Objective, run: Run, batches: Iterable[Any], max_bad_steps: int | None = None
 ) -> None:
     """Ends a fit that has skipped too many updates: all of them, if no number is given."""
-    now = run.state.step, run.state.skipped
-    tried, skipped = (int(count) - before for count, before in zip(now, run.before, strict=True))
+    now = tried_and_bad(run.state)
+    tried, skipped = (count - before for count, before in zip(now, run.before, strict=True))
     if skipped <= (tried - 1 if max_bad_steps is None else max_bad_steps):
         return
     allowed = "" if max_bad_steps is None else f" (max_bad_steps={max_bad_steps})"

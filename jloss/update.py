@@ -146,7 +146,7 @@ def init(
         model_state=model_state,
         key=key,
         ema=None if ema is None else Ema(params, real, real + ema),
-        loss_scale=None if loss_scale is None else LossScale(real + loss_scale, zero),
+        loss_scale=None if loss_scale is None else LossScale(real + loss_scale, zero, zero),
         optimizer=optimizer,
     )
     # Copied as a whole: some optimizers keep params in their state, and nothing is donated twice.
@@ -273,20 +273,52 @@ def advance(
         grad_fn=lambda params, _: on_batch.value_and_grad(params)[1],
         terms=partial(term_gradients, objective, state.params, batch, **context),
     )
-    updates, opt_state = state.optimizer.update(grads, state.opt_state, state.params, **wanted)
-    params = optax.apply_updates(state.params, updates)
-    finite = _all_finite((value, grads, params))
-    new = replace(
-        state,
-        params=params,
-        opt_state=opt_state,
-        model_state=found.model_state,
-        ema=None if state.ema is None else state.ema.after(params),
-    )
-    kept = jax.tree.map(lambda n, o: jnp.where(finite, n, o), new, state)
-    next_scale = None if state.loss_scale is None else state.loss_scale.after(finite)
+
+    def updated(state: State) -> tuple[State, Array]:
+        updates, opt_state = state.optimizer.update(grads, state.opt_state, state.params, **wanted)
+        params = optax.apply_updates(state.params, updates)
+        new = replace(
+            state,
+            params=params,
+            opt_state=opt_state,
+            model_state=found.model_state,
+            ema=None if state.ema is None else state.ema.after(params),
+        )
+        # Some optimizers return other types than they were given.
+        new = jax.tree.map(_like, new, state)
+        finite = _all_finite(params)
+        return _either(finite, lambda _: new, lambda old: old, state), finite
+
+    def unchanged(state: State) -> tuple[State, Array]:
+        return state, jnp.array(False)
+
+    kept, finite = _either(_all_finite((value, grads)), updated, unchanged, state)
+    next_scale = None
+    if state.loss_scale is not None:
+        next_scale = state.loss_scale.after(finite, overflow=~finite & jnp.isfinite(value))
     skipped = state.skipped + jnp.where(finite, 0, 1)
     return replace(kept, step=state.step + 1, skipped=skipped, loss_scale=next_scale), found.average
+
+
+def _like(leaf: Array, old: Array) -> Array:
+    return leaf if leaf.dtype == old.dtype else leaf.astype(old.dtype)
+
+
+def _either(
+    chosen: Array, one: Callable[[Tree], Any], other: Callable[[Tree], Any], given: Tree
+) -> Any:
+    """What one of two functions makes of a tree."""
+    # On a processor a branch lets the optimizer write in place, without a pass over all that it
+    # remembers; an accelerator would have to wait for the processor to take it.
+    if jax.default_backend() == "cpu":
+        return lax.cond(chosen, one, other, given)
+    return jax.tree.map(lambda a, b: jnp.where(chosen, a, b), one(given), other(given))
+
+
+def tried_and_bad(state: State) -> tuple[int, int]:
+    """How many updates were tried, and how many skipped for another cause than the loss scale."""
+    overflows = 0 if state.loss_scale is None else int(state.loss_scale.overflows)
+    return int(state.step), int(state.skipped) - overflows
 
 
 def _check_opt_state(state: State) -> None:

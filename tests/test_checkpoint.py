@@ -1,6 +1,7 @@
 """Checkpoints: a fit that is cut short and called again is the fit that was not, bit for bit."""
 
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from killed_fit import fitted, noisy, start
 from least_squares import ADAM, DATA, FEWER, INPUTS, LEAST_SQUARES, SGD, TARGETS, zeros
@@ -129,6 +131,14 @@ def kept(tmp_path_factory):
             {"optimizer": SGD},
             r"another optimizer: opt_state\[0\].count is int32\(\) there and miss",
         ),
+        (
+            {"optimizer": optax.adam(0.2)},
+            r"another update rule: with jax .* the optimizer is \w+ th",
+        ),
+        (
+            {"optimizer": optax.adam(optax.linear_schedule(0.1, 0.0, 9))},
+            r"another optimizer: opt_state\[1\].count is missing there",
+        ),
         ({"batch_size": 4}, "another setting: batch_size is 11 there and 4 here"),
         ({"key": jax.random.key(1)}, r"another setting: key is \[0 0\] there and \[0 1\] here"),
         (
@@ -167,6 +177,83 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_good(kept, tmp_path
     shutil.rmtree(path / "3")
     again = fit(LEAST_SQUARES, init(zeros(), ADAM), DATA, **options)
     same(again, fit(LEAST_SQUARES, init(zeros(), ADAM), DATA, epochs=3, batch_size=11))
+
+
+def test_an_optimizer_made_anew_goes_on_and_one_of_other_libraries_is_not_compared(
+    kept, tmp_path, monkeypatch
+):
+    path = tmp_path / "fit"
+    shutil.copytree(kept, path)
+    options = dict(batch_size=11, checkpoint=path)
+    for rate, epochs in ((0.1, 4), (0.2, 5)):
+        state = init(zeros(), optax.adam(rate))
+        assert len(fit(LEAST_SQUARES, state, DATA, epochs=epochs, **options)[1]["loss"]) == epochs
+        monkeypatch.setattr(optax, "__version__", "another")
+
+
+def test_a_folder_in_use_by_another_fit_is_refused(tmp_path):
+    options = dict(epochs=1, batch_size=11, checkpoint=tmp_path / "fit")
+
+    def again(state, row):
+        fit(LEAST_SQUARES, init(zeros(), ADAM), DATA, **options)
+
+    with pytest.raises(RuntimeError, match="fit is in use by another process; give another folder"):
+        fit(LEAST_SQUARES, init(zeros(), ADAM), DATA, **options, callback=again)
+    fit(LEAST_SQUARES, init(zeros(), ADAM), DATA, **options)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # orbax's own
+def test_a_full_disk_is_named_and_leaves_the_last_good_checkpoint(tmp_path):
+    """Simulated by a limit to the size of files, which every way of writing meets."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    options = dict(batch_size=11, checkpoint=tmp_path / "fit")
+
+    def filled(state, row):
+        if int(state.step) == 3:  # the first checkpoint is written by now, if not the second one
+            resource.setrlimit(resource.RLIMIT_FSIZE, (16, limits[1]))
+
+    try:
+        with pytest.raises(
+            OSError, match=r"a checkpoint could not be written to .*fit; those before"
+        ):
+            fit(LEAST_SQUARES, init(zeros(), ADAM), DATA, epochs=3, callback=filled, **options)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    steps = []
+    again = fit(
+        LEAST_SQUARES,
+        init(zeros(), ADAM),
+        DATA,
+        epochs=3,
+        callback=lambda state, row: steps.append(int(state.step)),
+        **options,
+    )
+    assert steps in ([2, 3], [3])
+    same(again, fit(LEAST_SQUARES, init(zeros(), ADAM), DATA, epochs=3, batch_size=11))
+
+
+def test_what_is_written_in_the_background_does_not_change_while_training_goes_on(
+    tmp_path, monkeypatch
+):
+    """A manager that writes nothing until the fit is over, the slowest that there can be."""
+    manager, saved, seen = pytest.importorskip("orbax.checkpoint").CheckpointManager, {}, {}
+    monkeypatch.setattr(manager, "save", lambda self, step, args: saved.update({step: args}))
+    fit(
+        LEAST_SQUARES,
+        init(zeros(), ADAM),
+        DATA,
+        epochs=3,
+        batch_size=11,
+        validation=FEWER,
+        callback=lambda state, row: seen.update({int(state.step): (state, row)}),
+        checkpoint=tmp_path,
+    )
+    assert list(saved) == list(seen) == [1, 2, 3]
+    for step, (state, row) in seen.items():
+        tree, notes = saved[step]["tree"].item, saved[step]["notes"].item
+        same(tree["state"]["params"], state.params)
+        same(tree["state"]["opt_state"], state.opt_state)
+        assert len(notes["rows"]) == step and notes["rows"][-1] == row
 
 
 def test_what_was_being_written_when_the_process_died_is_passed_over(kept, tmp_path):

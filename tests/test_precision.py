@@ -12,6 +12,7 @@ from jloss.average import average
 from jloss.losses.regression import squared_error
 from jloss.objective import call, objective
 from jloss.precision import PERIOD, LossScale, mixed_precision
+from jloss.train import NotFiniteError, fit
 from jloss.update import init, step
 
 SGD = optax.sgd(1.0)
@@ -70,14 +71,22 @@ def test_an_overflow_halves_the_scale_and_skips_the_update():
     state, found = UPDATE(state, jnp.ones(4))
     assert np.isfinite(found.value)
     assert (float(state.params), int(state.skipped)) == (1.0, 1)
-    assert jax.tree.map(float, state.loss_scale) == LossScale(2.0**39, 0)
+    assert jax.tree.map(float, state.loss_scale) == LossScale(2.0**39, 0, 1)
 
 
 def test_the_scale_doubles_after_so_many_updates_without_an_overflow():
     state = scaled(8.0, made=PERIOD - 2)
-    for expected in (LossScale(8.0, PERIOD - 1), LossScale(16.0, 0), LossScale(16.0, 1)):
+    for expected in ((8.0, PERIOD - 1), (16.0, 0), (16.0, 1)):
         state, _ = UPDATE(state, jnp.ones(4))
-        assert jax.tree.map(float, state.loss_scale) == expected
+        assert jax.tree.map(float, state.loss_scale) == LossScale(*expected, 0)
+
+
+def test_a_fit_does_not_count_what_the_scale_was_too_large_for():
+    data = np.ones((4, 1), np.float32)
+    state, _ = fit(small, scaled(2.0**40), data, epochs=1, batch_size=1, max_bad_steps=0)
+    assert (int(state.skipped), int(state.loss_scale.overflows)) == (4, 4)
+    with pytest.raises(NotFiniteError, match=r"1 of 1 updates were skipped"):
+        fit(small, scaled(2.0**40), data[:1] * np.nan, epochs=1, max_bad_steps=0)
 
 
 def test_the_scale_does_not_sink_below_1_while_the_data_are_bad():

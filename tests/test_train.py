@@ -26,7 +26,7 @@ from least_squares import (
 
 from jloss.average import Average, Terms, average
 from jloss.metrics import accuracy
-from jloss.objective import objective
+from jloss.objective import combine, objective, penalty
 from jloss.train import NotFiniteError, fit
 from jloss.update import init
 
@@ -336,6 +336,42 @@ def test_the_terms_of_an_objective_are_in_the_history():
     assert np.isclose(history["train_loss_penalty"], penalties, rtol=1e-6).any()
 
 
+def test_norms_and_shares_of_the_terms_are_in_the_history_on_request():
+    two = combine(fit=LEAST_SQUARES, pull=(0.1, penalty(lambda params: jnp.sum(params["w"] ** 2))))
+    state, history = fit(two, init(zeros(), SGD), DATA, terms_on=FEWER, epochs=2, batch_size=4)
+    w, b = (np.asarray(state.params[name], np.float64) for name in "wb")
+    inputs = np.column_stack([FEWER[0], np.ones(7)])
+    gradients = {
+        "fit": 2 / 7 * inputs.T @ (inputs @ [*w, b] - FEWER[1]),
+        "pull": 0.2 * np.append(w, 0.0),
+    }
+    whole = gradients["fit"] + gradients["pull"]
+    for name, gradient in gradients.items():
+        norm, share = np.linalg.norm(gradient), gradient @ whole / (whole @ whole)
+        np.testing.assert_allclose(history[f"norm_{name}"][-1], norm, rtol=1e-4)
+        np.testing.assert_allclose(history[f"share_{name}"][-1], share, rtol=1e-3)
+    assert "norm_fit" not in fit(two, state, DATA, epochs=1)[1]
+
+
+@pytest.mark.parametrize("batches", [False, True])
+def test_updates_in_parts_are_whole_ones_and_no_part_is_larger_than_asked_for(batches):
+    seen = []
+
+    def spied(params, batch):
+        seen.append(len(batch[0]))
+        return LEAST_SQUARES(params, batch)
+
+    # Eleven rows: the last batch has three, which are cut into as many.
+    each = [tuple(part[start : start + 4] for part in DATA) for start in (0, 4, 8)]
+    data = (lambda epoch: each) if batches else DATA
+    options = {"epochs": 2, "batch_size": 4}
+    state, history = fit(spied, init(zeros(), SGD), data, microbatches=2, **options)
+    assert {2, 1} <= set(seen) and (not batches or max(seen) == 2)
+    whole, expected = fit(LEAST_SQUARES, init(zeros(), SGD), data, **options)
+    np.testing.assert_allclose(state.params["w"], whole.params["w"], rtol=1e-5)
+    np.testing.assert_allclose(history["loss"], expected["loss"], rtol=1e-5)
+
+
 def test_a_second_fit_compiles_nothing():
     traced = []
 
@@ -367,8 +403,8 @@ def test_a_fit_compiles_few_programs(caplog):
     messages = [record.getMessage().split() for record in caplog.records]
     programs = sorted(words[1] for words in messages if words[0] == "Compiling")
     # So was perhaps the one of the values, which depends on the number of metrics alone.
-    programs = [name for name in programs if name != "jit(_values)"]
-    assert programs == ["jit(_copied)", "jit(_epoch)", "jit(_evaluate)", "jit(_evaluate)"]
+    programs = [name for name in programs if name != "jit(values)"]
+    assert programs == ["jit(_copied)", "jit(evaluate)", "jit(evaluate)", "jit(train)"]
 
 
 def test_accuracy_is_a_metric_beside_the_loss():

@@ -1,11 +1,12 @@
 r"""Losses on embeddings: which examples should lie close to each other, and which apart.
 
-A distance between two given vectors (`cosine_distance`) is in ``regression.py``.
+A distance between two given vectors (`cosine_distance`) is in ``regression.py``, losses on all
+pairs of a batch are in ``contrastive.py``.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial, wraps
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,7 +14,6 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jloss._blocks import Arrays, Side, block_sum
 from jloss._safe import (
     Axis,
     axes_of,
@@ -27,20 +27,16 @@ from jloss._safe import (
     nan_unless,
     ramp,
     same_shape,
-    softplus,
     to_rows,
-    unit,
 )
 from jloss.card import (
     COSINE,
     DEGREE,
     EMBEDDING,
-    GROUP,
     NONNEGATIVE,
     POSITIVE,
     REAL,
     SIGN,
-    UNIT,
     card,
 )
 
@@ -498,256 +494,3 @@ def triplet_margin_with_distance_loss(
         return distances
 
     return keep(seen, _lead(loss, anchors, positives, negatives, distance, margin, swap))
-
-
-# Of all pairs in a batch -------------------------------------------------------------------------
-
-
-_ANCHORS = 64  # whose similarities to all others are held at a time
-
-
-def _exact_ntxent(m, embeddings, labels, temperature):
-    def cosine(a, b):
-        norms = m.sqrt(m.fdot(a, a) * m.fdot(b, b))
-        return m.fdot(a, b) / norms if norms else m.mpf(0)
-
-    terms = []
-    for i, anchor in enumerate(embeddings):
-        similarity = [cosine(anchor, other) / temperature for other in embeddings]
-        negatives = m.fsum(
-            m.exp(s) for s, k in zip(similarity, labels, strict=True) if k != labels[i]
-        )
-        for j, positive in enumerate(similarity):
-            if j != i and labels[j] == labels[i]:
-                terms.append(m.log(m.exp(positive) + negatives) - positive)
-    return m.fsum(terms) / len(terms) if terms else m.mpf(0)
-
-
-@card(
-    values="batch",
-    predictions=EMBEDDING,
-    targets=GROUP,
-    hyper=dict(temperature=POSITIVE),
-    exact=_exact_ntxent,
-    source="Sohn (2016), Improved deep metric learning with multi-class n-pair loss objective, "
-    "NeurIPS; Chen et al. (2020), A simple framework for contrastive learning, ICML",
-    also=dict(optax="losses.ntxent"),
-    ulp=16,
-    scale=lambda temperature: 1 / temperature,
-    minimum=0.0,
-    convex=False,
-    kinks=False,
-    invariant=("scale",),
-)
-def ntxent(
-    embeddings: ArrayLike,
-    labels: ArrayLike,
-    temperature: ArrayLike = 0.07,
-    *,
-    where: ArrayLike | None = None,
-) -> Array:
-    r"""Normalised temperature-scaled cross-entropy: each example should know its own group.
-
-    .. math::
-        L = \frac1{|P|} \sum_{(i, j) \in P} \log\Bigl(1 +
-        \sum_{k:\ y_k \ne y_i} e^{(s_{ik} - s_{ij}) / \tau}\Bigr), \qquad
-        s_{ij} = \frac{z_i \cdot z_j}{\|z_i\| \|z_j\|}
-
-    over the ordered pairs :math:`P` of two different examples with the same label.
-
-    Args:
-      embeddings: (N, D), of any lengths; only directions count.
-      labels: (N,) integers; equal ones belong together.
-      temperature: :math:`\tau`, positive, NaN otherwise; the smaller, the more the closest
-        strangers count.
-      where: boolean mask (N,) of the examples that count.
-
-    Returns:
-      A scalar in float32 or float64; 0 where no two examples share a label. A zero vector is at
-      right angles to all, with a zero gradient.
-
-    Raises:
-      ValueError: shapes do not fit.
-      TypeError: embeddings are not floating, labels not integers, or ``where`` not boolean.
-
-    It does not decompose: its value over two halves of a batch is not its value over the batch.
-    Memory is O(N), for similarities are computed some rows at a time.
-    Source: Sohn (2016), Chen et al. (2020).
-
-    >>> embeddings = jnp.array([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]])
-    >>> jloss.ntxent(embeddings, jnp.array([0, 0, 1, 1]), temperature=1.0)
-    Array(0.5978082, dtype=float32)
-    """
-    embeddings, labels, where = _batch("ntxent", embeddings, labels, where)
-    temperature = hyper("ntxent", jnp.zeros((), embeddings.dtype), temperature=temperature)
-    temperature += nan_unless("ntxent", temperature > 0, "positive", temperature=temperature)
-    directions, _ = unit(embeddings)
-    seen = jnp.ones(labels.shape, bool) if where is None else where
-    others = labels, jnp.arange(len(labels)), seen
-    rows, columns = ((directions / temperature,), others), ((directions,), others)
-    total = block_sum(_ntxent_rows, _any_seen, (_ANCHORS, len(labels)), rows, columns)
-    return total / jnp.maximum(_pairs_alike(labels, seen).astype(total.dtype), 1.0)
-
-
-def _ntxent_rows(rows: Side, columns: Side) -> Array:
-    """The sum for some anchors over all their pairs."""
-    (anchors,), (others,) = rows[0], columns[0]
-    similarity = jnp.matmul(anchors, others.T, precision="highest")
-    alike, unlike = _alike_and_unlike(rows[1], columns[1])
-    strangers = _log_sum_exp(similarity, unlike)
-    return jnp.where(alike, softplus(strangers - similarity), 0.0).sum()
-
-
-def _any_seen(rows: Side, columns: Side) -> Array:
-    return rows[1][2].any()
-
-
-def _pairs_alike(labels: Array, seen: Array) -> Array:
-    """How many ordered pairs of two different examples share a label."""
-    place = jnp.searchsorted(jnp.sort(labels), labels)
-    counts = jnp.zeros(labels.shape, jnp.int32).at[place].add(seen)
-    return jnp.where(seen, counts[place] - 1, 0).sum()
-
-
-def _batch(
-    loss: str, embeddings: ArrayLike, labels: ArrayLike, where: ArrayLike | None
-) -> tuple[Array, Array, Array | None]:
-    """Embeddings (N, D), 0 where hidden, their labels (N,), and the mask (N,)."""
-    (embeddings,) = floats(loss, embeddings=embeddings)
-    labels = jnp.asarray(labels)
-    if embeddings.ndim != 2 or labels.shape != embeddings.shape[:1]:
-        raise ValueError(
-            f"{loss}: embeddings {embeddings.shape} and labels {labels.shape} must have the shapes "
-            "(N, D) and (N,)."
-        )
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise TypeError(f"{loss}: labels must be integers, not {labels.dtype}.")
-    where = mask(loss, where, labels.shape)
-    return keep(None if where is None else where[:, None], embeddings), labels, where
-
-
-def _similarities(
-    embeddings: Array, labels: Array, where: Array | None
-) -> tuple[Array, Array, Array]:
-    """The cosines of all pairs, which of these have equal labels, and which different ones."""
-    directions, _ = unit(embeddings)
-    seen = jnp.ones(labels.shape, bool) if where is None else where
-    examples = labels, jnp.arange(len(labels)), seen
-    # Accelerators multiply float32 matrices in fewer digits unless they are told not to.
-    similarity = jnp.matmul(directions, directions.T, precision="highest")
-    return similarity, *_alike_and_unlike(examples, examples)
-
-
-def _alike_and_unlike(rows: Arrays, columns: Arrays) -> tuple[Array, Array]:
-    """Which pairs of two different examples have equal labels, and which different ones."""
-    (labels, places, seen), (other_labels, other_places, others_seen) = rows, columns
-    pairs = seen[:, None] & others_seen & (places[:, None] != other_places)
-    same = labels[:, None] == other_labels
-    return pairs & same, pairs & ~same
-
-
-def _log_sum_exp(array: Array, where: Array) -> Array:
-    """Over the last axis, which is kept; minus infinity, with gradient 0, where none counts."""
-    top = jax.lax.stop_gradient(array.max(-1, keepdims=True, where=where, initial=-jnp.inf))
-    some = where.any(-1, keepdims=True)
-    shifted = jnp.where(where, array - jnp.where(some, top, 0.0), -jnp.inf)
-    total = jnp.exp(shifted).sum(-1, keepdims=True)
-    return jnp.where(some, top + jnp.log(jnp.where(some, total, 1.0)), -jnp.inf)
-
-
-def _exact_circle(m, embeddings, labels, gamma, margin):
-    norms = [m.sqrt(m.fdot(row, row)) for row in embeddings]
-
-    def cosine(i, j):
-        both = norms[i] * norms[j]
-        return m.fdot(embeddings[i], embeddings[j]) / both if both else m.mpf(0)
-
-    total = m.mpf(0)
-    for i, label in enumerate(labels):
-        alike, unlike = m.mpf(0), m.mpf(0)
-        for j, other in enumerate(labels):
-            s = cosine(i, j)
-            if other != label:
-                unlike += m.exp(gamma * max(0, s + margin) * (s - margin))
-            elif j != i:
-                alike += m.exp(-gamma * max(0, 1 + margin - s) * (s - 1 + margin))
-        total += m.log1p(alike * unlike)
-    return total
-
-
-def _summed(loss: Callable[..., Any]) -> Callable[..., Any]:
-    @wraps(loss)
-    def form(*arguments, **options):
-        return loss(*arguments, **options).sum()
-
-    return form
-
-
-@card(
-    values="batch",
-    predictions=EMBEDDING,
-    targets=GROUP,
-    # At a margin of 1 the gradient jumps where vectors are opposite, but for a rounding.
-    hyper=dict(gamma=POSITIVE, margin=replace(COSINE, draw=UNIT.draw, edges=(0.0, 0.1, 0.5))),
-    exact=_exact_circle,
-    form=_summed,
-    source="Sun et al. (2020), Circle loss: a unified perspective of pair similarity optimization, "
-    "CVPR",
-    also=dict(keras="losses.circle"),
-    ulp=16,
-    scale=lambda gamma: 1 + gamma,
-    minimum=0.0,
-    convex=False,
-    invariant=("scale",),
-)
-def circle_loss(
-    embeddings: ArrayLike,
-    labels: ArrayLike,
-    *,
-    gamma: ArrayLike = 80.0,
-    margin: ArrayLike = 0.4,
-    where: ArrayLike | None = None,
-) -> Array:
-    r"""Pulls a group together and others apart, each pair by how far it is from where it should be.
-
-    .. math::
-        L_i = \log\Bigl(1 + \sum_{j:\ y_j = y_i} e^{-\gamma [1 + m - s_{ij}]_+ (s_{ij} - 1 + m)}
-        \sum_{k:\ y_k \ne y_i} e^{\gamma [s_{ik} + m]_+ (s_{ik} - m)}\Bigr), \qquad
-        s_{ij} = \frac{z_i \cdot z_j}{\|z_i\| \|z_j\|}
-
-    Args:
-      embeddings: (N, D), of any lengths; only directions count.
-      labels: (N,) integers; equal ones belong together.
-      gamma: :math:`\gamma`, the scale of similarities; positive, NaN otherwise.
-      margin: :math:`m`: the cosine should be above :math:`1 - m` within a group and below :math:`m`
-        between groups; from -1 to 1, NaN otherwise.
-      where: boolean mask (N,) of the examples that count.
-
-    Returns:
-      One value for each example, (N,), in float32 or float64; 0 for one that has no other of its
-      group, or none of another group. A zero vector is at right angles to all, with a zero
-      gradient.
-
-    Raises:
-      ValueError: shapes do not fit.
-      TypeError: embeddings are not floating, labels not integers, or ``where`` not boolean.
-
-    The weights in brackets are differentiated, as in Keras, whose embeddings must be normalised
-    already; pytorch-metric-learning takes them for constants. A value depends on the whole batch:
-    it does not decompose. Source: Sun et al. (2020).
-
-    >>> embeddings = jnp.array([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
-    >>> jloss.circle_loss(embeddings, jnp.array([0, 0, 1]), gamma=1.0)
-    Array([0.58288175, 0.8348448 , 0.        ], dtype=float32)
-    """
-    loss = "circle_loss"
-    embeddings, labels, where = _batch(loss, embeddings, labels, where)
-    scalar = jnp.zeros((), embeddings.dtype)
-    gamma, margin = hyper(loss, scalar, gamma=gamma), hyper(loss, scalar, margin=margin)
-    gamma += nan_unless(loss, gamma > 0, "positive", gamma=gamma)
-    gamma += nan_unless(loss, jnp.abs(margin) <= 1, "in [-1, 1]", margin=margin)
-    similarity, alike, unlike = _similarities(embeddings, labels, where)
-    pull = -gamma * ramp((1.0 - similarity) + margin) * (similarity - (1.0 - margin))
-    push = gamma * ramp(similarity + margin) * (similarity - margin)
-    both = _log_sum_exp(pull, alike) + _log_sum_exp(push, unlike)
-    return softplus(both[:, 0])
