@@ -142,7 +142,8 @@ def joined(batches):
     return tuple(np.concatenate(column) for column in zip(*batches, strict=True))
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+# Twenty seconds of compiling; what it shows beyond the other is the loss's own second derivative.
+@pytest.mark.parametrize("loss", [pytest.param("softmax", marks=pytest.mark.long), "squared"])
 def test_the_hessian_over_batches_is_the_dense_one_of_all_data(small, loss):
     params, batches = small
     objective = jloss.objective(network, LOSSES[loss])
