@@ -193,8 +193,8 @@ def refinement() -> int:
     """Seconds until an interpolated surface is as right as the peer's picture."""
     theirs, a = peer("dense"), np.linspace(-1, 1, RESOLUTION)
     each = min(seconds(theirs) for _ in range(2)) / PEERS**2
-    fine = np.asarray(plane("dense", 4 * (RESOLUTION - 1) + 1))
-    between = RegularGridInterpolator((a, a), fine[::4, ::4])
+    fine = np.asarray(plane("dense", 2 * RESOLUTION - 1))
+    between = RegularGridInterpolator((a, a), fine[::2, ::2])
     finer = np.linspace(-1, 1, len(fine))
     at = np.stack(np.meshgrid(finer, finer, indexing="ij"), -1)
     wanted = abs(between(at) - fine).max()
@@ -202,7 +202,7 @@ def refinement() -> int:
     refined = functools.partial(
         jloss.landscape.plane, objective, params, batch, resolution=len(fine)
     )
-    for budget in itertools.count(80, 20):
+    for budget in itertools.count(80, 10):
         start = time.perf_counter()
         found = refined(budget=budget)
         took = time.perf_counter() - start
