@@ -13,6 +13,7 @@ HOST_MANY = 64  # the same for a processor, whose loops cost little
 HOST_MEMORY = 2**24  # what a processor's caches still help with, in bytes
 # A second program is compiled where the points take so many times as long as compiling the first.
 WORTH = 4
+CLEARLY = 0.9  # of the time of one at a time: what a busy moment may feign is not worth memory
 
 
 class Plan(NamedTuple):
@@ -83,7 +84,7 @@ def choose(
         while sum(many.memory(data)) > limit and many.batch > 1:
             many = program(many.batch // 2)
         together = many.seconds(data, seconds * many.batch)
-        if together / many.batch < seconds:
+        if together / many.batch < CLEARLY * seconds:
             best, seconds = many, together
     return plan(best, int(SECONDS / seconds))
 

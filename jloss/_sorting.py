@@ -26,13 +26,19 @@ class Pairs(NamedTuple):
     rank: Array  # how many different labels of its list are smaller
     start: Array  # where its list begins, one number where all are in one list
     end: Array  # and ends
+    first: Array  # the first place of its list whose score is within the margin
     rounds: Array  # the bits of the largest rank
 
     def reversed(self) -> "Pairs":
         """The same pairs for scores of the opposite sign."""
         size = len(self.items)
-        items, rank, start, end = (jnp.flip(x) for x in self[:4])
-        return Pairs(items, rank, size - end, size - start, self.rounds)
+        items, rank, start, end, first = (jnp.flip(x) for x in self[:5])
+        # The last item that has a place within its margin is the last whose first is not beyond.
+        having = (
+            jnp.zeros(size, jnp.int32).at[first].add(1, mode="drop", wrap_negative_indices=False)
+        )
+        first = size - jnp.flip(jnp.cumsum(having, dtype=jnp.int32))
+        return Pairs(items, rank, size - end, size - start, first, self.rounds)
 
     def swapped(self) -> "Pairs":
         """The second item of each pair as the first, for scores of the opposite sign."""
@@ -59,51 +65,75 @@ def levels_of(labels: Array, home: Array | None) -> Levels:
         start, end = jnp.zeros(1, jnp.int32), jnp.full(1, size, jnp.int32)
         begins = places == 0
     else:
-        begins = _differ(home[items])
+        begins = _differ(_taken(home, items))
         start, end = jax.lax.cummax(jnp.where(begins, places, 0)), _next(begins, places)
-    level = begins | _differ(labels[items])
+    level = begins | _differ(_taken(labels, items))
     alike = _next(level, places) - jax.lax.cummax(jnp.where(level, places, 0))
     number = jnp.cumsum(level, dtype=jnp.int32)
-    return Levels(items, start, end, (end - start) - alike, number - number[start])
+    return Levels(items, start, end, (end - start) - alike, number - _taken(number, start))
 
 
-def pairs_of(scores: Array, home: Array | None, levels: Levels) -> Pairs:
+def pairs_of(margin: float, scores: Array, home: Array | None, levels: Levels) -> Pairs:
     """The pairs of a list with different labels."""
-    items = order(jax.lax.stop_gradient(scores), home)
-    rank = jnp.zeros_like(items).at[levels.items].set(levels.rank, unique_indices=True)
+    scores = jax.lax.stop_gradient(scores)
+    items = order(scores, home)
+    rank = _placed(levels.rank, levels.items)
     rounds = 32 - jax.lax.clz(rank.max())
-    return Pairs(items, rank[items], levels.start, levels.end, rounds)
+    first = _first_within(margin, _taken(scores, items), levels.start, levels.end)
+    return Pairs(items, _taken(rank, items), levels.start, levels.end, first, rounds)
 
 
 def order(values: Array, home: Array | None = None) -> Array:
     """The places of values in ascending order, by their lists if these are given; NaN comes last.
 
     Sorting one array of integers is up to ten times as fast on CPU as sorting one together with
-    another, and five times as fast as sorting floats: what a place needs besides its bits serve
-    as a digit of the key.
+    another, and five times as fast as sorting floats: what bits a place leaves free serve as a
+    digit of the key.
     """
     size = len(values)
-    keys = _keys(values)
-    digits = [jnp.searchsorted(jnp.sort(keys), keys).astype(jnp.int32)]
-    if home is not None:
-        digits.append(home)
-    places = jnp.arange(size, dtype=jnp.int32)
-    bits, result = size.bit_length(), places
+    bits, places = size.bit_length(), jnp.arange(size, dtype=jnp.int32)
     width = 31 - bits
-    for digit in digits:
-        for low in range(0, bits, width):
-            part = (digit[result] >> low) & ((1 << width) - 1)
-            result = result[jnp.sort((part << bits) | places) & ((1 << bits) - 1)]
-    return result
+
+    def by(key: Array, length: int, result: Array) -> Array:
+        def by_digit(number: Array, result: Array) -> Array:
+            digits = (key >> (number * width).astype(key.dtype)).astype(jnp.int32)
+            digits &= (1 << width) - 1
+
+            def ordered(result: Array) -> Array:
+                keys = (_taken(digits, result) << bits) | places
+                return _taken(result, jnp.sort(keys) & ((1 << bits) - 1))
+
+            # Of small whole numbers most digits are the same.
+            alike = digits.min(initial=1 << width) == digits.max(initial=0)
+            return jax.lax.cond(alike, lambda result: result, ordered, result)
+
+        return jax.lax.fori_loop(0, -(-length // width), by_digit, result)
+
+    result = by(_keys(values), 8 * values.dtype.itemsize, places)
+    return result if home is None else by(home, bits, result)
 
 
 def _keys(values: Array) -> Array:
-    """Integers in the same order, one for both zeros."""
-    integer = jnp.dtype(f"int{8 * values.dtype.itemsize}")
+    """Unsigned integers in the same order, one for both zeros."""
+    unsigned = jnp.dtype(f"uint{8 * values.dtype.itemsize}")
     values = jnp.where(values == 0, 0.0, values)
     values = jnp.where(jnp.isnan(values), jnp.nan, values)  # a NaN may have a sign
-    bits = jax.lax.bitcast_convert_type(values, integer)
-    return jnp.where(bits < 0, bits ^ jnp.iinfo(integer).max, bits)
+    bits = jax.lax.bitcast_convert_type(values, unsigned)
+    top = jnp.asarray(1 << (8 * unsigned.itemsize - 1), unsigned)
+    return jnp.where(bits >= top, ~bits, bits | top)
+
+
+def _taken(array: Array, places: Array, mode: str = "promise_in_bounds") -> Array:
+    """What is at places that are not negative, without a copy of them."""
+    return array.at[places].get(mode=mode, wrap_negative_indices=False)
+
+
+def _placed(values: Array, places: Array) -> Array:
+    """Values at their places, each of which is one's alone."""
+    result = jnp.zeros_like(values).at[places]
+    return result.set(
+        values, mode="promise_in_bounds", unique_indices=True, wrap_negative_indices=False
+    )
 
 
 def _differ(values: Array) -> Array:
@@ -186,6 +216,7 @@ def pair_sum(degree: int, margin: float, scores: Array, weights: Array, pairs: P
 def _pair_sum_jvp(degree, margin, primals, tangents):
     scores, weights, pairs = primals
     *_, before, last = moments(degree, margin, scores, jnp.ones_like(scores), pairs)
+    pairs, before = jax.lax.optimization_barrier((pairs, before))
     second = moments(degree - 1, margin, -scores, weights, pairs.swapped())[-1]
     slope = degree * (second - weights * before)
     return chain((weights * last).sum(), (slope, tangents[0]), (last, tangents[1]), axis=-1)
@@ -205,7 +236,7 @@ def _sums(
     degree: int, margin: float, scores: Array, values: Array, pairs: Pairs
 ) -> tuple[Array, ...]:
     """`moments` without a derivative."""
-    scores, values = scores[pairs.items], values[pairs.items]
+    scores, values = _taken(scores, pairs.items), _taken(values, pairs.items)
 
     def one_round(number: Array, groups: _Round) -> _Round:
         bit = pairs.rounds - 1 - number
@@ -219,11 +250,10 @@ def _sums(
 
     places = jnp.arange(len(scores), dtype=jnp.int32)
     start, end = (jnp.broadcast_to(x, places.shape) for x in (pairs.start, pairs.end))
-    first = _first_within(margin, scores, start, end)
     sums = (jnp.zeros_like(scores),) * (degree + 1)
-    groups = _Round(places, start, end, first, sums)
+    groups = _Round(places, start, end, pairs.first, sums)
     sums = jax.lax.fori_loop(0, pairs.rounds, one_round, groups).sums
-    return tuple(jnp.zeros_like(x).at[pairs.items].set(x, unique_indices=True) for x in sums)
+    return tuple(_placed(x, pairs.items) for x in sums)
 
 
 def _over(margin: float, score: Array, own: Array) -> Array:
@@ -234,17 +264,15 @@ def _over(margin: float, score: Array, own: Array) -> Array:
 
 def _first_within(margin: float, scores: Array, start: Array, end: Array) -> Array:
     """From the start to the end of each item, the first place whose score is within the margin."""
+    largest = 1 << (len(scores).bit_length() - 1 if len(scores) else 0)
 
-    def halve(_, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
-        low, high = bounds
-        middle = (low + high) // 2
-        within = _over(margin, scores.at[middle].get(mode="clip"), scores) > 0
-        return (
-            jnp.where(within | (low == high), low, middle + 1),
-            jnp.where(within, middle, high),
-        )
+    def further(number: Array, first: Array) -> Array:
+        there = first + (largest >> number)
+        within = _over(margin, _taken(scores, there - 1, "clip"), scores) > 0
+        return jnp.where((there <= end) & ~within, there, first)
 
-    return jax.lax.fori_loop(0, len(scores).bit_length(), halve, (start, end))[0]
+    first = jnp.broadcast_to(start, scores.shape)
+    return jax.lax.fori_loop(0, len(scores).bit_length(), further, first)
 
 
 def _in_lower_half(
@@ -255,19 +283,19 @@ def _in_lower_half(
     The moments at a place are those at the next one and what the way there adds, so that all terms
     are positive.
     """
-    here, end = scores[groups.item], groups.end[groups.item]
+    here, end = _taken(scores, groups.item), _taken(groups.end, groups.item)
     last = end == jnp.arange(1, len(here) + 1)
 
     def following(array: Array) -> Array:
         return jnp.where(last, 0.0, jnp.append(array[1:], 0.0))
 
     way = jnp.where(last, 0.0, jnp.append(here[1:], 0.0) - here)
-    found = [_suffix_sums(jnp.where(upper, 0.0, values)[groups.item], end)]
+    found = [_suffix_sums(_taken(jnp.where(upper, 0.0, values), groups.item), end)]
     for k in range(1, degree + 1):
         found.append(_suffix_sums(way * _further(k, way, [following(x) for x in found]), end))
     some = groups.first < groups.end
-    way = jnp.where(some, _over(margin, here.at[groups.first].get(mode="clip"), scores), 0.0)
-    found = [jnp.where(some, x.at[groups.first].get(mode="clip"), 0.0) for x in found]
+    way = jnp.where(some, _over(margin, _taken(here, groups.first, "clip"), scores), 0.0)
+    found = [jnp.where(some, _taken(x, groups.first, "clip"), 0.0) for x in found]
     return [found[0], *(x + way * _further(k, way, found) for k, x in enumerate(found) if k)]
 
 
@@ -292,20 +320,20 @@ def _suffix_sums(values: Array, end: Array) -> Array:
 def _divide(upper: Array, groups: _Round) -> _Round:
     """Each group in two, the lower half first, in the same order."""
     item, start, end, first, _ = groups
-    counts = jnp.cumsum(~upper[item], dtype=jnp.int32)
+    counts = jnp.cumsum(~_taken(upper, item), dtype=jnp.int32)
     counts = jnp.concatenate([jnp.zeros(1, jnp.int32), counts])
-    before = counts[start]
-    middle = start + counts[end] - before
+    before = _taken(counts, start)
+    middle = start + _taken(counts, end) - before
 
     def moved(place: Array) -> Array:
         """Where an item of a half would be that is now at a place."""
-        lower = counts[place] - before
+        lower = _taken(counts, place) - before
         return jnp.where(upper, middle + (place - start) - lower, start + lower)
 
     places = jnp.arange(len(item), dtype=jnp.int32)
-    place = moved(jnp.zeros_like(item).at[item].set(places, unique_indices=True))
+    place = moved(_placed(places, item))
     return groups._replace(
-        item=jnp.zeros_like(item).at[place].set(places, unique_indices=True),
+        item=_placed(places, place),
         first=moved(first),
         start=jnp.where(upper, middle, start),
         end=jnp.where(upper, end, middle),

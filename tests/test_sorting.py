@@ -53,7 +53,7 @@ def test_sums_and_derivatives_are_those_of_all_pairs(degree, margin):
         scores, weights, labels, home = map(jnp.asarray, (SCORES, WEIGHTS, GRADES, HOME))
 
         def ours(scores, weights):
-            pairs = pairs_of(scores, home, levels_of(labels, home))
+            pairs = pairs_of(margin, scores, home, levels_of(labels, home))
             return pair_sum(degree, margin, scores, weights, pairs)
 
         def theirs(scores, weights):
@@ -68,7 +68,7 @@ def test_sums_and_derivatives_are_those_of_all_pairs(degree, margin):
 def value_and_gradient(scores, labels):
     def total(scores):
         levels = levels_of(labels, None)
-        pairs = pairs_of(scores, None, levels)
+        pairs = pairs_of(1.0, scores, None, levels)
         return pair_sum(1, 1.0, scores, jnp.ones_like(scores), pairs), levels.others.sum()
 
     return jax.value_and_grad(total, has_aux=True)(scores)

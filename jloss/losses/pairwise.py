@@ -136,7 +136,7 @@ def _sorted_sums(given: _Given, degree: int, margin: float) -> Callable[[], tupl
     def sums() -> tuple[Array, Array]:
         home, scores = given.home, given.scores.ravel()
         levels = levels_of(given.labels.ravel(), home)
-        pairs = pairs_of(scores, home, levels)
+        pairs = pairs_of(margin, scores, home, levels)
         total = pair_sum(degree, margin, scores, given.weights.ravel(), pairs)
         return total, _number(levels, given)
 
@@ -375,7 +375,7 @@ def pairwise_qr_loss(
     def sums() -> tuple[Array, Array]:
         home, flat = given.home, residual.ravel()
         levels = levels_of(given.labels.ravel(), home)
-        pairs = pairs_of(flat, home, levels)
+        pairs = pairs_of(0.0, flat, home, levels)
         below, above = (x.ravel() for x in (given.weights * tau, given.weights * (1.0 - tau)))
         total = pair_sum(degree, 0.0, -flat, below, pairs.reversed())
         return total + pair_sum(degree, 0.0, flat, above, pairs), _number(levels, given)
