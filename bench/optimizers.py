@@ -1,11 +1,11 @@
 """Loss-aware optimizers against optax's adam and L-BFGS on three data sets of scikit-learn.
 
 Steps and milliseconds (compilation excluded) until the validation loss is within 5 % of the best
-that adam reached in 30 epochs with the best of three learning rates. Second-order optimizers get
-the best of three dampings as well. Adam and the sharpness-aware one take batches of 32 rows, the
-others all rows at once, in 200 steps at most. All of them minimise the same loss with the same L2
-term, without which a separable problem would have no minimum; the validation loss is without it.
-A comparison: there is no limit to miss.
+that both adam, in 30 epochs with the best of three learning rates, and L-BFGS reached.
+Second-order optimizers get the best of three dampings. Adam and the sharpness-aware one take
+batches of 32 rows, the others all rows at once, in 200 steps at most. All of them minimise the
+same loss with the same L2 term, without which a separable problem would have no minimum; the
+validation loss is without it. A comparison: there is no limit to miss.
 
 Command: ``python -m bench.optimizers``; needs scikit-learn.
 """
@@ -103,7 +103,9 @@ def report(name: str, load: Any, prepared: Any, apply: Any, loss: Any, widths: A
     rates = {rate: optax.adam(rate) for rate in (1e-3, 1e-2, 1e-1)}
     found = {rate: run(problem, adam, BATCH, -np.inf, steps)[-1] for rate, adam in rates.items()}
     rate = min(found, key=lambda rate: found[rate])
-    target = 1.05 * found[rate]
+    # A level that both can reach: on its way a noisy path may pass points better than the minimum.
+    least = run(problem, optax.lbfgs(), rows, -np.inf, STEPS)[-1]
+    target = 1.05 * max(found[rate], least)
     nearby = optax.chain(optax.contrib.normalize(), optax.sgd(0.05))
 
     def sparse(params: Any, step_size: Any) -> Any:
