@@ -193,8 +193,8 @@ def refinement() -> int:
     """Seconds until an interpolated surface is as right as the peer's picture."""
     theirs, a = peer("dense"), np.linspace(-1, 1, RESOLUTION)
     each = min(seconds(theirs) for _ in range(2)) / PEERS**2
-    fine = np.asarray(plane("dense", 4 * (RESOLUTION - 1) + 1))
-    between = RegularGridInterpolator((a, a), fine[::4, ::4])
+    fine = np.asarray(plane("dense", 2 * RESOLUTION - 1))
+    between = RegularGridInterpolator((a, a), fine[::2, ::2])
     finer = np.linspace(-1, 1, len(fine))
     at = np.stack(np.meshgrid(finer, finer, indexing="ij"), -1)
     wanted = abs(between(at) - fine).max()
@@ -202,7 +202,7 @@ def refinement() -> int:
     refined = functools.partial(
         jloss.landscape.plane, objective, params, batch, resolution=len(fine)
     )
-    for budget in itertools.count(80, 20):
+    for budget in itertools.count(80, 10):
         start = time.perf_counter()
         found = refined(budget=budget)
         took = time.perf_counter() - start
@@ -279,16 +279,16 @@ def peak() -> int:
 def grown(code: str) -> float:
     """By how many MB a process's memory grew at most, over import and data."""
     program = f"""
-import resource, jloss
+import jloss
 jloss.one_device_per_core()
-import jax, jax.numpy as jnp, numpy as np
+import jax
 from bench.sweep import plane, network, LIMIT, hungry
-def now(): return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
-jax.block_until_ready(jnp.ones(3) + 1)
-data = network("dense")
-before = now()
+def status(name):  # not getrusage, whose maximum begins with what the parent process had
+    return int(open("/proc/self/status").read().split(name + ":")[1].split()[0]) * 1024
+data = jax.block_until_ready(network("dense")[1:])
+before = status("VmRSS")
 {code}
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
+print(status("VmHWM") - before)
 """
     command = [sys.executable, "-c", program]
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) / 1e6

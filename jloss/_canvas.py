@@ -121,6 +121,8 @@ def _notes(plane: Plane) -> list[str]:
         low, high = plane.curvature.plane
         notes.append(f"Curvature at the centre: {low:.2g} to {high:.2g} in this plane,")
         notes.append(f"{plane.curvature.largest:.3g} in the steepest direction.")
+    elif plane.path is None and plane.solutions is None:
+        notes.append("Steeper directions may be missing: curvature=True compares.")
     if plane.refined is not None:
         error = plane.refined.error
         used = plane.refined.evaluated - error.points

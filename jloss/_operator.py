@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial, reduce
 from operator import add
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,16 +13,9 @@ from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 
 from jloss import _krylov
-from jloss.average import Average, Terms, average
-from jloss.losses.binary import sigmoid_binary_cross_entropy
-from jloss.losses.classification import (
-    softmax_cross_entropy,
-    softmax_cross_entropy_with_integer_labels,
-)
-from jloss.losses.regression import l2_loss, squared_error
-from jloss.objective import Objective, _name, _of_values, _parts, call, objective
-
-Linear: TypeAlias = Callable[[Array], Array]
+from jloss._products import CURVED, EmpiricalFisher, GaussNewton, Hessian, Linear
+from jloss.average import Average, Terms
+from jloss.objective import Objective, _name, call, objective
 
 # Batches beyond so many share a part in the jackknife, whose memory is one result per part.
 PARTS = 32
@@ -44,129 +37,6 @@ class _Split(NamedTuple):
         for index, leaf in zip(self.free, unravel(vector.astype(flat.dtype)), strict=True):
             leaves[index] = leaf
         return structure.unflatten(leaves)
-
-
-@dataclass(frozen=True)
-class _Hessian:
-    objective: Objective
-
-    def linear(self, at: Callable, flat: Array, hyper: Any, batch: Any) -> tuple[Linear, Array]:
-        def total(flat: Array) -> tuple[Array, Array]:
-            found, _ = call(self.objective, at(flat), batch)
-            return _share(found, hyper["whole"]) if hyper else (found.total, found.weight)
-
-        _, product, weight = jax.linearize(jax.grad(total, has_aux=True), flat, has_aux=True)
-        return product, weight
-
-
-def _share(part: Terms, whole: Terms) -> tuple[Array, Array]:
-    """A batch's share in the value over all of them, and in their number: both add up exactly."""
-    weights = Terms({name: Average(a.weight, a.weight) for name, a in part.averages.items()})
-    counting = sum(jnp.where(a.weight == 0, 0, 1) for a in whole.averages.values())
-    return part.part_of(whole), weights.part_of(whole) / jnp.maximum(counting, 1)
-
-
-@dataclass(frozen=True)
-class _GaussNewton:
-    apply: Callable
-    loss: Callable
-    fixed: tuple[tuple[str, Any], ...]
-
-    def linear(self, at: Callable, flat: Array, hyper: Any, batch: Any) -> tuple[Linear, Array]:
-        predictions, push = jax.linearize(lambda flat: self.apply(at(flat), _parts(batch)[0]), flat)
-        pull = jax.linear_transpose(push, flat)
-        bend, weight = _output_hessian(self.loss, predictions, batch, dict(self.fixed) | hyper)
-        return lambda vector: pull(bend(push(vector)))[0], weight
-
-
-@dataclass(frozen=True)
-class _EmpiricalFisher:
-    apply: Callable
-    loss: Callable
-    fixed: tuple[tuple[str, Any], ...]
-
-    def linear(self, at: Callable, flat: Array, hyper: Any, batch: Any) -> tuple[Linear, Array]:
-        inputs, targets, where, weights = _parts(batch)
-        hyper = dict(self.fixed) | hyper
-        masked = {} if where is None else {"where": where}
-
-        def values(flat: Array) -> Array:
-            return self.loss(self.apply(at(flat), inputs), targets, **masked, **hyper)
-
-        found, push = jax.linearize(values, flat)
-        pull = jax.linear_transpose(push, flat)
-        if where is not None:
-            where = _of_values(jnp.asarray(where), found, hyper.get("axis", -1))
-        shares = average(jnp.ones_like(found), where=where, weights=weights)
-        share = jax.grad(lambda values: average(values, where=where, weights=weights).total)(found)
-        return lambda vector: pull(share * push(vector))[0], shares.weight
-
-
-def _output_hessian(
-    loss: Callable, predictions: Array, batch: Any, hyper: Mapping[str, Any]
-) -> tuple[Linear, Array]:
-    """The Hessian of a batch's total loss in the predictions, as a product; and its weight."""
-    inputs, targets, where, weights = _parts(batch)
-    batch = {"inputs": inputs, "targets": targets, "where": where, "weights": weights}
-
-    def averaged(loss: Callable, predictions: Array) -> Average:
-        return objective(lambda predictions, _: predictions, loss, **hyper)(predictions, batch)
-
-    weight = averaged(loss, predictions).weight
-    if loss not in _CURVED:
-        gradient = jax.grad(lambda predictions: averaged(loss, predictions).total)
-        return jax.linearize(gradient, predictions)[1], weight
-
-    def bend(vector: Array) -> Array:
-        form = partial(_form, _CURVED[loss], predictions, vector)
-        # The form is linear in its argument; its gradient is the product, weighted and masked.
-        return jax.grad(lambda probe: averaged(form, probe).total)(jnp.zeros_like(predictions))
-
-    return bend, weight
-
-
-def _form(
-    curved: Callable,
-    predictions: Array,
-    vector: Array,
-    probe: Array,
-    targets: Any = None,
-    axis: int | tuple[int, ...] = -1,
-    *,
-    where: Array | None = None,
-    **hyper: Any,
-) -> Array:
-    return curved(predictions, vector, probe, targets, axis, where)
-
-
-def _softmax_form(logits, vector, probe, labels, axis, where) -> Array:
-    r"""``probe^T (diag(p) - p p^T) vector`` of every example, times the sum of its labels."""
-    if where is not None and where.ndim < logits.ndim:
-        where = None  # it masks whole examples, which the average does
-    if where is not None:
-        logits = jnp.where(where, logits, -jnp.inf)
-        logits = jnp.where(where.any(axis, keepdims=True), logits, 0.0)
-    probability = jax.nn.softmax(logits, axis)
-    mean = jnp.sum(probability * vector, axis, keepdims=True)
-    values = jnp.sum(probe * probability * (vector - mean), axis)
-    if jnp.ndim(labels) < logits.ndim:
-        return values
-    return values * jnp.sum(labels if where is None else jnp.where(where, labels, 0), axis)
-
-
-def _sigmoid_form(logits, vector, probe, *_) -> Array:
-    return probe * vector * jax.nn.sigmoid(logits) * jax.nn.sigmoid(-logits)
-
-
-# Losses whose Hessian in the predictions is written down: each is a negative log-likelihood in
-# its natural parameter, whose Hessian does not depend on what was observed.
-_CURVED = {
-    softmax_cross_entropy: _softmax_form,
-    softmax_cross_entropy_with_integer_labels: _softmax_form,
-    sigmoid_binary_cross_entropy: _sigmoid_form,
-    squared_error: lambda predictions, vector, probe, *_: 2.0 * probe * vector,
-    l2_loss: lambda predictions, vector, probe, *_: probe * vector,
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -349,7 +219,7 @@ class Operator:
         raise ValueError(f"{self.name}: a product is not finite; {source}")
 
     def _gradient_state(self) -> str:
-        if isinstance(self.form, _Hessian):
+        if isinstance(self.form, Hessian):
             objective = self.form.objective
             for number, batch in enumerate(self.iterate()):
                 gradient = jax.grad(lambda p, b=batch: call(objective, p, b)[0].value)(self.params)
@@ -471,7 +341,7 @@ def hessian(objective: Objective, params: Any, batches: Iterable[Any]) -> Operat
     >>> hessian(jnp.array(1.0))  # the mean of batch, 2, times 6 * params
     Array(24., dtype=float32)
     """
-    operator = _operator("hessian", _Hessian(objective), params, {}, batches)
+    operator = _operator("hessian", Hessian(objective), params, {}, batches)
     if not isinstance(_check_average(objective, operator), Terms):
         return operator
     at = jax.jit(lambda batch: call(objective, operator.params, batch)[0])
@@ -519,7 +389,7 @@ def gauss_newton(
            [ 7., 10.]], dtype=float32)
     """
     fixed, traced = _sorted_hyper(hyper)
-    form = _GaussNewton(apply, loss, fixed)
+    form = GaussNewton(apply, loss, fixed)
     operator = _operator("gauss_newton", form, params, traced, batches)
     _check_average(objective(apply, loss, **hyper), operator)
     return operator
@@ -563,10 +433,10 @@ def fisher(
     >>> jloss.curvature.fisher(line, loss, jnp.zeros(1), [batch]).dense()  # 2^2 p (1 - p)
     Array([[1.]], dtype=float32)
     """
-    if loss not in _CURVED:
+    if loss not in CURVED:
         raise ValueError(
             f"fisher: {_name(loss)} is not known as a negative log-likelihood; known are "
-            f"{', '.join(map(_name, _CURVED))}. Did you mean empirical_fisher?"
+            f"{', '.join(map(_name, CURVED))}. Did you mean empirical_fisher?"
         )
     return replace(gauss_newton(apply, loss, params, batches, **hyper), name="fisher")
 
@@ -605,7 +475,7 @@ def empirical_fisher(
     Array([[2.5]], dtype=float32)
     """
     fixed, traced = _sorted_hyper(hyper)
-    form = _EmpiricalFisher(apply, loss, fixed)
+    form = EmpiricalFisher(apply, loss, fixed)
     operator = _operator("empirical_fisher", form, params, traced, batches)
     _check_average(objective(apply, loss, **hyper), operator)
     return operator

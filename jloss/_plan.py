@@ -13,6 +13,7 @@ HOST_MANY = 64  # the same for a processor, whose loops cost little
 HOST_MEMORY = 2**24  # what a processor's caches still help with, in bytes
 # A second program is compiled where the points take so many times as long as compiling the first.
 WORTH = 4
+CLEARLY = 0.9  # of the time of one at a time: what a busy moment may feign is not worth memory
 
 
 class Plan(NamedTuple):
@@ -76,14 +77,14 @@ def choose(
     most = HOST_MANY if platform == "cpu" else MANY
     # A trial is not to take longer than an eighth of the whole.
     count = min(most, share, max(8, share // 8), max(1, (limit - kept) // max(needed, 1)))
+    pays = count > 1 and share * seconds > WORTH * few.compile_seconds
     # XLA's processor backend turns a batch of kernels into a grouped convolution, which is slow.
-    slow = platform == "cpu" and few.convolves(data)
-    if count > 1 and not slow and share * seconds > WORTH * few.compile_seconds:
+    if pays and not (platform == "cpu" and few.convolves(data)):
         many = program(count)
         while sum(many.memory(data)) > limit and many.batch > 1:
             many = program(many.batch // 2)
         together = many.seconds(data, seconds * many.batch)
-        if together / many.batch < seconds:
+        if together / many.batch < CLEARLY * seconds:
             best, seconds = many, together
     return plan(best, int(SECONDS / seconds))
 

@@ -60,7 +60,8 @@ class Program:
                 out_specs=PartitionSpec("points"),
                 check_vma=False,
             )
-        options = _devices.compiler_options(task.devices[0].platform)
+        # One point is what the function is by itself, which needs no guard.
+        options = _devices.compiler_options(task.devices[0].platform) if batch > 1 else None
         self._run = jax.jit(run, compiler_options=options)
         self._compiled: dict[Any, Any] = {}
         self.compile_seconds = 0.0

@@ -229,9 +229,11 @@ def call(objective: Objective, params: Any, batch: Any, **context: Any) -> tuple
     found = _given(objective, params, batch, **context)
     average, aux = found if isinstance(found, tuple) and len(found) == 2 else (found, Aux())
     if not isinstance(average, Statistic):
+        kind = type(average).__name__
+        if isinstance(average, Array):  # under tracing the type says nothing
+            kind = f"an array of shape {average.shape}"
         raise TypeError(
-            f"an objective must return an Average, not {type(average).__name__}: "
-            "end it with jloss.average(values)"
+            f"an objective must return an Average, not {kind}: end it with jloss.average(values)"
         )
     if not isinstance(aux, Aux):
         raise TypeError(

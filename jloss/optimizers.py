@@ -10,7 +10,7 @@ from jax import Array, lax
 from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 
-from jloss._operator import Linear, _GaussNewton
+from jloss._products import GaussNewton, Linear
 
 # (product with the curvature, gradient, damping) -> step
 _Solve: TypeAlias = Callable[[Linear, Array, Array], Array]
@@ -146,7 +146,7 @@ def _damped(
     name: str, apply: Callable, loss: Callable, hyper: Any, damping: ArrayLike, solve: _Solve
 ) -> optax.GradientTransformationExtraArgs:
     """Steps of a quadratic model whose damping follows the gain ratio."""
-    form = _GaussNewton(apply, loss, ())
+    form = GaussNewton(apply, loss, ())
 
     def init(params: Any) -> DampedState:
         dtype = _working(ravel_pytree(params)[0]).dtype

@@ -287,8 +287,10 @@ class _Points:
         self.size = math.prod(self.shape)
         # A tuple: a dict would come out of jit with its keys sorted.
         self.columns = tuple(axes.values())
+        # Traced once, however many programs are made of it.
+        self.at = jax.jit(self._at, inline=True)
 
-    def at(self, point: Array, columns: tuple[Any, ...], batch: Any) -> Any:
+    def _at(self, point: Array, columns: tuple[Any, ...], batch: Any) -> Any:
         place = (point,) * len(columns) if self.paired else jnp.unravel_index(point, self.shape)
         coordinates = map(_pick, columns, place)
         arguments = dict(zip(self.axes, coordinates, strict=True))

@@ -53,7 +53,7 @@ class Ema:
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class State:
     """What training changes: a pytree, with the optimizer riding along as static metadata.
 
@@ -81,6 +81,10 @@ class State:
     loss_scale: LossScale | None
     optimizer: "optax.GradientTransformation" = field(metadata={"static": True})
     mesh: Mesh | None = field(default=None, metadata={"static": True})
+
+    def __init__(self, **entries: Any):
+        # That of a frozen dataclass takes three times as long, once for each update.
+        self.__dict__.update(entries)
 
 
 def init(
@@ -139,8 +143,8 @@ def init(
     )
     zero, real = jnp.zeros((), jnp.int32), jnp.zeros(())
     state = State(
-        params,
-        optimizer.init(params),
+        params=params,
+        opt_state=optimizer.init(params),
         step=zero,
         skipped=zero,
         model_state=model_state,

@@ -142,7 +142,8 @@ def joined(batches):
     return tuple(np.concatenate(column) for column in zip(*batches, strict=True))
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+# Twenty seconds of compiling; what it shows beyond the other is the loss's own second derivative.
+@pytest.mark.parametrize("loss", [pytest.param("softmax", marks=pytest.mark.long), "squared"])
 def test_the_hessian_over_batches_is_the_dense_one_of_all_data(small, loss):
     params, batches = small
     objective = jloss.objective(network, LOSSES[loss])
@@ -463,6 +464,18 @@ def test_jackknife_intervals_cover_what_the_data_are_drawn_from(seeds, least):
     best = diagonals.mean(axis=0).argmax()
     spread = diagonals[:, best].std(ddof=1) / np.sqrt(12)
     np.testing.assert_allclose(pairs.errors.data, 2.201 * spread, rtol=1e-3)
+
+
+def test_xtrace_leaves_one_probe_out_as_matfree_does():
+    stochtrace = pytest.importorskip("matfree.stochtrace")
+    matrix = planted(np.logspace(0, -3, 40))
+    probes = np.random.default_rng(1).normal(size=(8, 40)).astype(np.float32)
+    probes *= np.sqrt(40) / np.linalg.norm(probes, axis=1, keepdims=True)
+    theirs = stochtrace.leave_one_out_xtrace()(lambda v: matrix @ v, jnp.asarray(probes))
+    images = probes @ matrix
+    basis = np.asarray(curvature._orthonormal(jnp.zeros((0, 40)), jnp.asarray(images)))
+    groups = (np.asarray(x, np.float64) for x in (probes, images, basis, basis @ matrix))
+    np.testing.assert_allclose(curvature._leave_one_out(*groups), theirs, rtol=1e-5)
 
 
 def test_a_single_batch_says_nothing_about_the_data(decaying):

@@ -276,6 +276,8 @@ def test_a_projected_path_says_how_far_it_is_from_the_plane(bowl):
 
 
 def test_a_plane_says_how_little_it_shows_and_how_it_was_interpolated(bowl):
+    unknown = dataclasses.replace(bowl, path=None, off_plane=None)
+    assert "Steeper directions may be missing" in contour(unknown).texts[-1].get_text()
     bend = jloss.landscape.PlaneCurvature(np.array([0.25, 0.5]), 40.0)
     fine = jloss.landscape.Refined(X, Y, X, jloss.landscape.InterpolationError(0.1, 0.05, 20), 100)
     ax = render(contour(dataclasses.replace(bowl, curvature=bend, refined=fine)))

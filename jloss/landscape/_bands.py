@@ -1,4 +1,4 @@
-"""Bands: several draws of one line, and whether a bump that they show is real."""
+"""Bands: several draws of one line or plane, and whether a bump in them is real."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 
 from jloss.landscape._evaluate import Judged, as_batches, at_points, on_span
-from jloss.landscape._planes import along
+from jloss.landscape._planes import Plane, along
 from jloss.objective import Objective
 from jloss.sweep import Sweep
 
@@ -93,11 +93,11 @@ class Bands:
         return plot.band(self, ax=ax)
 
 
-def bands(draws: Sequence[Sweep], name: str | None = None) -> Bands:
+def bands(draws: Sequence[Sweep | Plane], name: str | None = None) -> Bands:
     """Draws put together: of `lines`, of lines by several seeds or between several solutions.
 
     Args:
-      draws: sweeps over the same coordinates, two at least.
+      draws: sweeps over the same coordinates, two at least; or planes, as of one batch each.
       name: which of their values, where there are several.
 
     Returns:
@@ -113,13 +113,17 @@ def bands(draws: Sequence[Sweep], name: str | None = None) -> Bands:
     """
     if len(draws) < 2:
         raise ValueError(f"bands: at least two draws are needed, not {len(draws)}")
-    first, *others = draws
+    first, *others = map(_axes, draws)
     for other in others:
-        if list(first.axes) != list(other.axes) or not all(
-            np.array_equal(first.axes[name], other.axes[name]) for name in first.axes
+        if list(first) != list(other) or not all(
+            np.array_equal(first[name], other[name]) for name in first
         ):
             raise ValueError("bands: the draws must be over the same coordinates")
-    return Bands(first.axes, np.stack([np.asarray(d.numbers(name), np.float64) for d in draws]))
+    return Bands(first, np.stack([np.asarray(d.numbers(name), np.float64) for d in draws]))
+
+
+def _axes(draw: Sweep | Plane) -> dict[str, Any]:
+    return {"a": draw.a, "b": draw.b} if isinstance(draw, Plane) else draw.axes
 
 
 def lines(

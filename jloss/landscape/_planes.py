@@ -153,7 +153,9 @@ def plane(
       budget: evaluate so many points at most, where the surface bends, and interpolate those of
         the grid from them (`refine`); `Plane.refined` says how well. Without metrics and options.
       curvature: whether to measure the plane's curvature against the largest there is, as
-        `plane_curvature` does; takes some tens of Hessian products.
+        `plane_curvature` does. Not by default, for it takes some tens of Hessian products, which
+        compile for longer than a small plane takes and need data that can be walked again; without
+        it a picture says that steeper directions may be missing.
       how: options of `jloss.sweep`: ``batch_size``, ``memory_limit``, ``mesh``, ``out``,
         ``progress``.
 
@@ -164,7 +166,8 @@ def plane(
       ValueError: directions that are parallel, zero or unlike the params, two of key, directions
         and to, an empty span, a resolution below 2, both batch and data, params or solutions that
         hold NaN.
-      TypeError: the objective or a metric returns no `Average`, or one of an array.
+      TypeError: the objective or a metric returns no `Average`, or one of an array; params that are
+        not floating.
 
     >>> bowl = lambda params, batch: jloss.average(jnp.sum(params**2) * batch)
     >>> directions = jnp.array([1.0, 0.0]), jnp.array([0.0, 2.0])
@@ -245,7 +248,7 @@ def line(
     Raises:
       ValueError: a direction that is zero or unlike the params, both direction and ``to``, an
         empty span, a resolution below 2, both batch and data, params that hold NaN.
-      TypeError: the objective returns no `Average`.
+      TypeError: the objective returns no `Average`, or params are not floating.
 
     Source: Goodfellow, Vinyals, Saxe (2015), Qualitatively characterizing neural network
     optimization problems, ICLR.
@@ -315,7 +318,7 @@ def volume(
     Raises:
       ValueError: directions that are dependent, zero or unlike the params, an empty span, a
         resolution below 2, both batch and data, params that hold NaN.
-      TypeError: the objective returns no `Average`.
+      TypeError: the objective returns no `Average`, or params are not floating.
 
     >>> bowl = lambda params, batch: jloss.average(jnp.sum(params**2) * batch)
     >>> found = jloss.landscape.volume(
@@ -364,6 +367,13 @@ def along(
 
 
 def _looked_over(caller: str, params: Any) -> Any:
+    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(params)]
+    wrong = {str(leaf.dtype) for leaf in leaves if not jnp.issubdtype(leaf.dtype, jnp.floating)}
+    if wrong or not leaves:
+        raise TypeError(
+            f"{caller}: params must be floating arrays, not {', '.join(sorted(wrong)) or 'none'}; "
+            "keep what is not trained out of params"
+        )
     check_finite(f"{caller}: params", params)
     return jax.tree.map(jnp.asarray, params)
 

@@ -359,6 +359,12 @@ def test_an_objective_that_returns_no_average_is_refused():
         plane(lambda p, batch: p["x"] * batch, CENTRE, jnp.ones(2), directions=AXES)
 
 
+@pytest.mark.parametrize("params", [{"x": jnp.ones(2, int)}, {}])
+def test_params_that_cannot_move_are_refused(params):
+    with pytest.raises(TypeError, match=r"line: params must be floating arrays, not (int32|none)"):
+        line(skewed, params, jnp.ones(1))
+
+
 def test_an_objective_of_an_array_is_refused():
     with pytest.raises(TypeError, match=r"plane: the objective must return .* shape \(2,\)"):
         plane(lambda p, batch: Average(p["y"], jnp.ones(2)), CENTRE, 1.0, directions=AXES)

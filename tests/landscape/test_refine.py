@@ -6,7 +6,7 @@ import pytest
 from scipy.interpolate import RectBivariateSpline
 
 from jloss.average import average
-from jloss.landscape import Bands, bands, line, lines, plane, refine
+from jloss.landscape import Bands, Plane, bands, line, lines, plane, refine
 from jloss.sweep import Sweep, sweep
 
 DENSE = np.linspace(-1, 1, 201)
@@ -118,6 +118,21 @@ def test_lines_are_the_line_on_every_batch():
     np.testing.assert_allclose(weighted, whole.values, rtol=1e-6)
     together = bands(found)
     np.testing.assert_allclose(together.mean, np.mean([d.values for d in found], 0), rtol=1e-6)
+
+
+def test_planes_of_several_batches_have_a_band_too():
+    draws = [
+        Plane(A[:2], A[:3], height + jnp.zeros((2, 3)), (A, A), metrics={"twice": jnp.ones((2, 3))})
+        for height in (1.0, 2.0, 3.0)
+    ]
+    found = bands(draws)
+    np.testing.assert_array_equal(found.mean, np.full((2, 3), 2.0))
+    # With 2 degrees of freedom the quantile of Student's t has a closed form.
+    quantile = 0.95 * np.sqrt(2 / (1 - 0.95**2))
+    np.testing.assert_allclose(found.half_width, quantile / np.sqrt(3), rtol=1e-12)
+    assert bands(draws, "twice").half_width.max() == 0
+    with pytest.raises(ValueError, match="over the same coordinates"):
+        bands([draws[0], Plane(A[:2], A[1:4], jnp.zeros((2, 3)), (A, A))])
 
 
 def test_bands_of_nothing_to_compare_are_refused():
