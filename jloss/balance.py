@@ -62,7 +62,7 @@ def uncertainty_weighting(
         return UncertaintyState(start, optimizer.init(start))
 
     def update(
-        updates: Any, state: UncertaintyState, params: Any = None, *, terms: Any = None, **_: Any
+        updates: Any, state: Any, params: Any = None, *, terms: Any = None, **_: Any
     ) -> tuple[Any, UncertaintyState]:
         found = _found("uncertainty_weighting", terms, names)
         old = state.log_variances
@@ -72,7 +72,7 @@ def uncertainty_weighting(
         new: Any = optax.apply_updates(old, moves)
         return _weighed(found, weights), UncertaintyState(new, inner)
 
-    return optax.GradientTransformationExtraArgs(init, update)  # type: ignore[arg-type]
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 class GradNormState(NamedTuple):
@@ -124,7 +124,7 @@ def gradnorm(
         return GradNormState(ones, ones, jnp.zeros((), jnp.int32), optimizer.init(ones))
 
     def update(
-        updates: Any, state: GradNormState, params: Any = None, *, terms: Any = None, **_: Any
+        updates: Any, state: Any, params: Any = None, *, terms: Any = None, **_: Any
     ) -> tuple[Any, GradNormState]:
         found = _found("gradnorm", terms, names)
         old, keys = state.weights, list(state.weights)
@@ -150,7 +150,7 @@ def gradnorm(
         }
         return _weighed(found, old), GradNormState(new, first, state.step + 1, inner)
 
-    return optax.GradientTransformationExtraArgs(init, update)  # type: ignore[arg-type]
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 class PCGradState(NamedTuple):
@@ -183,14 +183,14 @@ def pcgrad(key: Array) -> optax.GradientTransformationExtraArgs:
         return PCGradState(key)
 
     def update(
-        updates: Any, state: PCGradState, params: Any = None, *, terms: Any = None, **_: Any
+        updates: Any, state: Any, params: Any = None, *, terms: Any = None, **_: Any
     ) -> tuple[Any, PCGradState]:
         found = _found("pcgrad", terms)
         key, now = jax.random.split(state.key)
         weights = dict(zip(found, _surgery(_products(found), now), strict=True))
         return _weighed(found, weights), PCGradState(key)
 
-    return optax.GradientTransformationExtraArgs(init, update)  # type: ignore[arg-type]
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def mgda() -> optax.GradientTransformationExtraArgs:
@@ -221,7 +221,7 @@ def mgda() -> optax.GradientTransformationExtraArgs:
         weights = dict(zip(found, _shortest(_products(found)), strict=True))
         return _weighed(found, weights), state
 
-    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)  # type: ignore[arg-type]
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)
 
 
 @jax.jit
