@@ -205,9 +205,11 @@ def pairwise_hinge_loss(
       where: boolean mask of the items that count, or of whole lists.
       segments: integers of the shape of ``scores``; items of a row with the same one are a list.
       weights: a factor for each pair, that of its first item; it broadcasts to the labels.
-      lambdaweight_fn: further factors for the pairs, as `dcg_lambdaweight` gives them.
+      lambdaweight_fn: further factors for the pairs, as `dcg_lambdaweight` gives them, which takes
+        O(n^2) memory.
       reduce_fn: how the pairs' values are reduced, called as ``reduce_fn(values, where=...)``. The
-        mean of no pair is 0. None returns all pairs.
+        mean of no pair is 0. None returns all pairs. Others than `jnp.mean` and `jnp.sum` take
+        O(n^2) memory.
 
     Returns:
       A scalar, or with ``reduce_fn=None`` the shape (..., n * n), in float32 or float64.
@@ -265,9 +267,11 @@ def pairwise_squared_hinge_loss(
       where: boolean mask of the items that count, or of whole lists.
       segments: integers of the shape of ``scores``; items of a row with the same one are a list.
       weights: a factor for each pair, that of its first item; it broadcasts to the labels.
-      lambdaweight_fn: further factors for the pairs, as `dcg_lambdaweight` gives them.
+      lambdaweight_fn: further factors for the pairs, as `dcg_lambdaweight` gives them, which takes
+        O(n^2) memory.
       reduce_fn: how the pairs' values are reduced, called as ``reduce_fn(values, where=...)``. The
-        mean of no pair is 0. None returns all pairs.
+        mean of no pair is 0. None returns all pairs. Others than `jnp.mean` and `jnp.sum` take
+        O(n^2) memory.
 
     Returns:
       A scalar, or with ``reduce_fn=None`` the shape (..., n * n), in float32 or float64.
@@ -343,9 +347,11 @@ def pairwise_qr_loss(
       where: boolean mask of the items that count, or of whole lists.
       segments: integers of the shape of ``scores``; items of a row with the same one are a list.
       weights: a factor for each pair, that of its first item; it broadcasts to the labels.
-      lambdaweight_fn: further factors for the pairs, as `dcg_lambdaweight` gives them.
+      lambdaweight_fn: further factors for the pairs, as `dcg_lambdaweight` gives them, which takes
+        O(n^2) memory.
       reduce_fn: how the pairs' values are reduced, called as ``reduce_fn(values, where=...)``. The
-        mean of no pair is 0. None returns all pairs.
+        mean of no pair is 0. None returns all pairs. Others than `jnp.mean` and `jnp.sum` take
+        O(n^2) memory.
       tau: the level: the share of pairs whose lead in score is to stay below that in relevance.
         From 0 to 1, NaN otherwise; it broadcasts to one value a row.
       squared: whether both maxima are squared, which makes it `pairwise_mse_loss` but for pairs
@@ -427,9 +433,11 @@ def pairwise_mse_loss(
       where: boolean mask of the items that count, or of whole lists.
       segments: integers of the shape of ``scores``; items of a row with the same one are a list.
       weights: a factor for each pair, that of its first item; it broadcasts to the labels.
-      lambdaweight_fn: further factors for the pairs, as `dcg_lambdaweight` gives them.
+      lambdaweight_fn: further factors for the pairs, as `dcg_lambdaweight` gives them, which takes
+        O(n^2) memory.
       reduce_fn: how the pairs' values are reduced, called as ``reduce_fn(values, where=...)``. The
-        mean of no pair is 0. None returns all pairs.
+        mean of no pair is 0. None returns all pairs. Others than `jnp.mean` and `jnp.sum` take
+        O(n^2) memory.
 
     Returns:
       A scalar, or with ``reduce_fn=None`` the shape (..., n * n), in float32 or float64.
@@ -535,9 +543,11 @@ def pairwise_logistic_loss(
       where: boolean mask of the items that count, or of whole lists.
       segments: integers of the shape of ``scores``; items of a row with the same one are a list.
       weights: a factor for each pair, that of its first item; it broadcasts to the labels.
-      lambdaweight_fn: further factors for the pairs, as `dcg_lambdaweight` gives them.
+      lambdaweight_fn: further factors for the pairs, as `dcg_lambdaweight` gives them, which takes
+        O(n^2) memory.
       reduce_fn: how the pairs' values are reduced, called as ``reduce_fn(values, where=...)``. The
-        mean of no pair is 0. None returns all pairs.
+        mean of no pair is 0. None returns all pairs. Others than `jnp.mean` and `jnp.sum` take
+        O(n^2) memory.
 
     Returns:
       A scalar, or with ``reduce_fn=None`` the shape (..., n * n), in float32 or float64.
@@ -594,9 +604,11 @@ def pairwise_soft_zero_one_loss(
       where: boolean mask of the items that count, or of whole lists.
       segments: integers of the shape of ``scores``; items of a row with the same one are a list.
       weights: a factor for each pair, that of its first item; it broadcasts to the labels.
-      lambdaweight_fn: further factors for the pairs, as `dcg_lambdaweight` gives them.
+      lambdaweight_fn: further factors for the pairs, as `dcg_lambdaweight` gives them, which takes
+        O(n^2) memory.
       reduce_fn: how the pairs' values are reduced, called as ``reduce_fn(values, where=...)``. The
-        mean of no pair is 0. None returns all pairs.
+        mean of no pair is 0. None returns all pairs. Others than `jnp.mean` and `jnp.sum` take
+        O(n^2) memory.
 
     Returns:
       A scalar, or with ``reduce_fn=None`` the shape (..., n * n), in float32 or float64.

@@ -1,7 +1,6 @@
 """Classification losses against torch, keras, scikit-learn, optax and mpmath."""
 
 import inspect
-import itertools
 
 import jax
 import jax.numpy as jnp
@@ -42,38 +41,19 @@ def test_classes_on_axis_1_are_as_in_torch():
     assert_same(ours(lambda x, y: cross_entropy(x, y, axis=1), images, labels), theirs)
 
 
-@pytest.mark.parametrize("labels", [BINARY, SOFT], ids=["certain", "soft"])
-def test_binary_cross_entropy_and_its_gradient_are_those_of_torch(labels):
-    theirs = torchs(
-        lambda x, y: functional().binary_cross_entropy_with_logits(x, y, reduction="none"),
-        LOGITS,
-        labels,
-    )
-    assert_same(ours(jloss.sigmoid_binary_cross_entropy, LOGITS, labels), theirs)
-
-
-@pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
-def test_focal_loss_and_its_gradient_are_the_formula_in_torch(gamma):
-    def formula(x, y):
-        entropy = functional().binary_cross_entropy_with_logits(x, y, reduction="none")
-        probability = x.sigmoid()
-        right = probability * y + (1 - probability) * (1 - y)
-        return (0.25 * y + 0.75 * (1 - y)) * (1 - right) ** gamma * entropy
-
-    def focal(x, y):
-        return jloss.sigmoid_focal_loss(x, y, alpha=0.25, gamma=gamma)
-
-    assert_same(ours(focal, LOGITS, BINARY), torchs(formula, LOGITS, BINARY), rtol=1e-5)
-
-
 def test_means_are_those_of_keras():
     losses = pytest.importorskip("keras").losses
-    got = jloss.sigmoid_binary_cross_entropy(LOGITS, BINARY).mean(-1)
+    got, sparse, focal = jax.jit(
+        lambda: (
+            jloss.sigmoid_binary_cross_entropy(LOGITS, BINARY).mean(-1),
+            cross_entropy(LOGITS, LABELS),
+            jloss.sigmoid_focal_loss(LOGITS, BINARY).mean(-1),
+        )
+    )()
     wanted = losses.binary_crossentropy(BINARY, LOGITS, from_logits=True)
     np.testing.assert_allclose(got, np.asarray(wanted), rtol=1e-5)
     wanted = losses.sparse_categorical_crossentropy(LABELS, LOGITS, from_logits=True)
-    np.testing.assert_allclose(cross_entropy(LOGITS, LABELS), np.asarray(wanted), rtol=1e-5)
-    focal = jloss.sigmoid_focal_loss(LOGITS, BINARY).mean(-1)
+    np.testing.assert_allclose(sparse, np.asarray(wanted), rtol=1e-5)
     wanted = losses.binary_focal_crossentropy(BINARY, LOGITS, from_logits=True)
     np.testing.assert_allclose(focal, np.asarray(wanted), rtol=1e-4)
 
@@ -99,13 +79,14 @@ def test_optax_can_be_replaced(name):
     predictions = card.predictions.draw(draw, (6, *unit)).astype(np.float32)
     targets = card.targets.draw(draw, (6, *unit))
     targets = targets.astype(np.float32 if targets.dtype.kind == "f" else np.int32)
-    got, wanted = (np.asarray(f(predictions, targets)) for f in (card.loss, theirs))
+    ours, theirs = jax.jit(card.loss), jax.jit(theirs)
+    got, wanted = (np.asarray(f(predictions, targets)) for f in (ours, theirs))
     finite = np.isfinite(wanted)  # where a log-target is minus infinity optax has NaN
     assert finite.any()
     np.testing.assert_allclose(got[finite], wanted[finite], rtol=2e-5, atol=2e-6)
     first, second = list(inspect.signature(theirs).parameters)[:2]
-    by_name = card.loss(**{first: predictions, second: targets})
-    np.testing.assert_array_equal(by_name, card.loss(predictions, targets))
+    by_name = ours(**{first: predictions, second: targets})
+    np.testing.assert_array_equal(by_name, got)
 
 
 # Digits that peers lose
@@ -113,14 +94,14 @@ def test_optax_can_be_replaced(name):
 
 def test_a_cross_entropy_keeps_its_digits_when_the_model_is_right():
     logits = jnp.array([17.0, 0.0])
-    value, gradient = jax.value_and_grad(cross_entropy)(logits, jnp.array(0))
+    value, gradient = jax.jit(jax.value_and_grad(cross_entropy))(logits, jnp.array(0))
     exact = mpmath.log1p(mpmath.exp(-17))
     np.testing.assert_allclose(value, float(exact), rtol=4e-7)
     np.testing.assert_allclose(
         gradient[0], float(-mpmath.exp(-17) / (1 + mpmath.exp(-17))), rtol=4e-7
     )
     assert jax.nn.log_softmax(logits)[0] == 0
-    dense = jax.grad(jloss.softmax_cross_entropy)(logits, jnp.array([1.0, 0.0]))
+    dense = jax.jit(jax.grad(jloss.softmax_cross_entropy))(logits, jnp.array([1.0, 0.0]))
     np.testing.assert_allclose(dense, gradient, rtol=4e-7)
 
 
@@ -149,6 +130,21 @@ def test_a_mask_hides_a_label_that_is_none():
     values, gradient = ours(lambda x, y: cross_entropy(x, y, where=where), LOGITS, labels)
     assert values[2] == 0 and not gradient[2].any()
     np.testing.assert_array_equal(values[where], cross_entropy(LOGITS, LABELS)[where])
+
+
+def test_points_that_share_smoothed_labels_are_what_each_is_alone():
+    """XLA's processor backend, left to itself, adds up wrong rows from some fifty points on."""
+    random = np.random.default_rng(0)
+    logits = random.normal(size=(600, 10)).astype(np.float32)
+    labels = jax.nn.one_hot(random.integers(0, 10, 600), 10)
+
+    def loss(factor):
+        return jloss.softmax_cross_entropy(logits * factor, jloss.smooth_labels(labels, 0.1))
+
+    factors = np.linspace(0, 3, 64, dtype=np.float32)
+    together, alone = jax.jit(jax.vmap(loss))(factors), jax.jit(loss)
+    for place in (1, 63):
+        np.testing.assert_allclose(together[place], alone(factors[place]), rtol=1e-5)
 
 
 # Options of the cross-entropies
@@ -219,14 +215,15 @@ def test_options_are_traced_and_differentiable(name):
     with jax.enable_x64(True):
         logits = LOGITS.astype(np.float64)
 
+        @jax.jit
         def exact(option):
             return cross_entropy(logits, LABELS, **{name: option}).sum()
 
         difference = (exact(OPTIONS[name] + 1e-6) - exact(OPTIONS[name] - 1e-6)) / 2e-6
     got = jax.jit(jax.grad(total))(OPTIONS[name])
     np.testing.assert_allclose(got, difference, rtol=1e-4)
-    each = jax.vmap(total)(jnp.array([0.25, 0.5]))
-    np.testing.assert_allclose(each, [total(0.25), total(0.5)], rtol=1e-6)
+    each, alone = jax.jit(jax.vmap(total))(jnp.array([0.25, 0.5])), jax.jit(total)
+    np.testing.assert_allclose(each, [alone(0.25), alone(0.5)], rtol=1e-6)
 
 
 def test_classes_left_out_have_no_share_of_a_smoothed_label():
@@ -247,22 +244,6 @@ def test_an_option_may_differ_between_examples():
     for place in (0, 5):
         alone = cross_entropy(LOGITS[place], LABELS[place], label_smoothing=smoothing[place])
         np.testing.assert_allclose(got[place], alone, rtol=1e-6)
-
-
-@pytest.mark.parametrize("labels", [BINARY, SOFT], ids=["certain", "soft"])
-def test_pos_weight_is_that_of_torch(labels):
-    weight = np.array([0.0, 0.5, 1.0, 2.0, 30.0], np.float32)
-
-    def theirs(x, y):
-        tensor = pytest.importorskip("torch").tensor(weight.astype(float))
-        return functional().binary_cross_entropy_with_logits(
-            x, y, pos_weight=tensor, reduction="none"
-        )
-
-    def weighed(x, y):
-        return jloss.sigmoid_binary_cross_entropy(x, y, pos_weight=weight)
-
-    assert_same(ours(weighed, LOGITS, labels), torchs(theirs, LOGITS, labels))
 
 
 # What is stored between value and gradient
@@ -299,12 +280,12 @@ def test_a_safe_cross_entropy_is_right_in_forward_mode_at_minus_infinity():
     change = jnp.array([1.0, 0.0, 0.0])
 
     def along(loss):
-        return jax.jvp(lambda x: loss(x, labels), (logits,), (change,))[1]
+        return jax.jit(lambda x: jax.jvp(lambda x: loss(x, labels), (x,), (change,))[1])(logits)
 
     wanted = jax.nn.softmax(logits[:2])[0] - 0.25
     np.testing.assert_allclose(along(jloss.safe_softmax_cross_entropy), wanted, rtol=1e-6)
     np.testing.assert_allclose(along(jloss.softmax_cross_entropy), wanted, rtol=1e-6)
-    gradient = jax.jacfwd(jloss.safe_softmax_cross_entropy)(logits, labels)
+    gradient = jax.jit(jax.jacfwd(jloss.safe_softmax_cross_entropy))(logits, labels)
     np.testing.assert_allclose(gradient, jax.nn.softmax(logits) - labels, rtol=1e-6, atol=1e-7)
 
 
@@ -379,147 +360,15 @@ def test_the_softmax_focal_loss_is_that_of_keras():
 def test_the_softmax_focal_loss_of_two_classes_is_the_sigmoid_one():
     logits = np.stack([LOGITS[0], np.zeros(5, np.float32)], -1)
     labels = np.stack([BINARY[0], 1 - BINARY[0]], -1)
-    got = jloss.softmax_focal_loss(logits, labels)
-    np.testing.assert_allclose(got, jloss.sigmoid_focal_loss(LOGITS[0], BINARY[0]), rtol=1e-5)
-
-
-# Sparse probabilities
-
-
-def project(scores):
-    """The nearest point of the simplex, by trying every support, in float64."""
-    best, nearest = np.inf, None
-    for support in itertools.product([False, True], repeat=len(scores)):
-        chosen = np.array(support)
-        if not chosen.any():
-            continue
-        point = np.where(chosen, scores - (scores[chosen].sum() - 1) / chosen.sum(), 0.0)
-        distance = ((point - scores) ** 2).sum()
-        if (point >= 0).all() and distance < best:
-            best, nearest = distance, point
-    return nearest
-
-
-def test_the_sparsemax_loss_is_its_definition_by_brute_force():
-    scores = (LOGITS / 4).astype(np.float64)
-    points = np.stack([project(row) for row in scores])
-    own = np.eye(5)[LABELS]
-    wanted = ((points - own) * scores).sum(-1) + 0.5 - 0.5 * (points**2).sum(-1)
-    got = ours(jloss.multiclass_sparsemax_loss, LOGITS / 4, LABELS)
-    assert_same(got, (wanted, points - own))
-
-
-def test_the_sparsemax_loss_is_0_exactly_from_a_lead_of_1_on():
-    scores = jnp.array([[1.0, 0.0, -3.0], [1e4, 2.0, 9e3]])
-    values, gradient = ours(jloss.multiclass_sparsemax_loss, scores, jnp.array([0, 0]))
-    assert not values.any() and not gradient.any()
-
-
-def test_the_sparsemax_loss_keeps_its_digits_when_the_class_all_but_leads():
-    scores = jnp.array([1.0, 1e-4], jnp.float32)
-    value, gradient = jax.value_and_grad(jloss.multiclass_sparsemax_loss)(scores, jnp.array(0))
-    gap = float(scores[1])
-    np.testing.assert_allclose(value, gap**2 / 4, rtol=1e-6)
-    np.testing.assert_allclose(gradient, [-gap / 2, gap / 2], rtol=1e-6)
-
-
-@pytest.mark.parametrize("label", [-1, 5, -100])
-def test_the_sparsemax_loss_of_a_label_that_is_none_is_nan(label):
-    """In optax -1 is the last class and 5 as well."""
-    labels = jnp.asarray(LABELS).at[2].set(label)
-    values, gradient = ours(jloss.multiclass_sparsemax_loss, LOGITS, labels)
-    assert np.isnan(values[2]) and np.isnan(gradient[2]).all()
-    assert np.isfinite(np.delete(values, 2)).all() and np.isfinite(np.delete(gradient, 2, 0)).all()
-
-
-def test_the_binary_sparsemax_loss_is_that_of_two_classes():
-    logits = np.linspace(-2.5, 2.5, 21).astype(np.float32)
-    labels = (np.arange(21) % 2).astype(np.int32)
-    rows = np.stack([np.zeros_like(logits), logits], -1)
-    got = jloss.sparsemax_loss(logits, labels)
-    wanted = jloss.multiclass_sparsemax_loss(rows, labels)
-    np.testing.assert_allclose(got, wanted, rtol=1e-6, atol=1e-7)
-    np.testing.assert_allclose(got, optax.losses.sparsemax_loss(logits, labels), rtol=1e-6)
-
-
-def test_a_binary_sparsemax_label_that_is_none_is_nan():
-    """In optax whatever is not 0 is a yes."""
-    assert np.isnan(jloss.sparsemax_loss(jnp.array([1.0]), jnp.array([-1]))).all()
-
-
-# Fenchel-Young losses
-
-
-def test_a_fenchel_young_loss_of_log_sum_exp_is_the_cross_entropy():
-    loss = jloss.make_fenchel_young_loss(jax.nn.logsumexp)
-    one_hot = np.eye(5, dtype=np.float32)[LABELS]
-    for labels in (one_hot, SOFT):
-        assert_same(ours(loss, LOGITS, labels), ours(jloss.softmax_cross_entropy, LOGITS, labels))
-    theirs = optax.losses.make_fenchel_young_loss(jax.nn.logsumexp)
-    assert_same(ours(loss, LOGITS, SOFT), ours(theirs, LOGITS, SOFT))
-
-
-def test_a_fenchel_young_loss_passes_arguments_on():
-    def max_fun(scores, temperature, power=1):
-        return temperature * jax.nn.logsumexp(scores / temperature) ** power
-
-    loss = jloss.make_fenchel_young_loss(max_fun)
-    got = loss(LOGITS, SOFT, 2.0, power=1)
-    wanted = 2 * jloss.softmax_cross_entropy(LOGITS / 2, SOFT)
+    got = jax.jit(jloss.softmax_focal_loss)(logits, labels)
+    wanted = jax.jit(jloss.sigmoid_focal_loss)(LOGITS[0], BINARY[0])
     np.testing.assert_allclose(got, wanted, rtol=1e-5)
-
-
-def test_a_fenchel_young_loss_of_a_projection_is_the_sparsemax_loss():
-    def half_norm(scores):
-        point = optax.projections.projection_simplex(scores)
-        return scores @ point - 0.5 * point @ point
-
-    loss = jloss.make_fenchel_young_loss(half_norm)
-    one_hot = np.eye(5, dtype=np.float32)[LABELS]
-    got = loss(LOGITS, one_hot) + 0.5
-    wanted = jloss.multiclass_sparsemax_loss(LOGITS, LABELS)
-    np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=2e-6)
-
-
-# Several classes out of many
-
-
-def test_multilabel_soft_margin_loss_and_its_gradient_are_those_of_torch():
-    draw = np.random.default_rng(9)
-    logits = draw.normal(size=(6, 5)).astype(np.float32)
-    labels = draw.integers(0, 2, (6, 5)).astype(np.float32)
-    functional = pytest.importorskip("torch").nn.functional
-    theirs = torchs(
-        lambda x, y: functional.multilabel_soft_margin_loss(x, y, reduction="none"), logits, labels
-    )
-    assert_same(ours(jloss.multilabel_soft_margin_loss, logits, labels), theirs)
-
-
-def test_a_class_left_out_of_the_multilabel_loss_is_left_out_of_its_mean():
-    logits, labels = np.float32([[1.0, -2.0, np.nan]]), np.float32([[1.0, 0.0, 5.0]])
-    where = np.array([[True, True, False]])
-    loss = jax.jit(jloss.multilabel_soft_margin_loss, static_argnames="axis")
-    got, wanted = loss(logits, labels, where=where), loss(logits[:, :2], labels[:, :2])
-    np.testing.assert_allclose(got, wanted, rtol=1e-6)
-    got = loss(logits.T, labels.T, axis=0, where=where.T)
-    np.testing.assert_allclose(got, wanted, rtol=1e-6)
 
 
 # Edges
 
 
-EDGES = np.float32([0.0, 1e-30, -1e-6, 0.5, 17.0, -17.0, 30.0, -30.0, 1e4, -1e4])
-AT_EDGES = np.repeat(EDGES, 3), np.float32(np.tile([0.0, 1.0, 0.25], len(EDGES)))
 ROWS = np.float32([[17, 0, 0], [30, -30, 0], [1e4, -1e4, 0], [2, 2, 2], [-1e4, 1e4, 1e4]])
-
-
-def test_binary_cross_entropy_at_edges_is_that_of_torch():
-    theirs = torchs(
-        lambda x, y: functional().binary_cross_entropy_with_logits(x, y, reduction="none"),
-        *AT_EDGES,
-    )
-    # The smallest values are below what float64 resolves beside 1, so torch has lost them.
-    assert_same(ours(jloss.sigmoid_binary_cross_entropy, *AT_EDGES), theirs, rtol=1e-6, atol=4e-15)
 
 
 @pytest.mark.parametrize("label", [0, 1, 2])
@@ -531,13 +380,6 @@ def test_a_cross_entropy_at_edges_is_that_of_torch(label):
     assert_same(ours(jloss.softmax_cross_entropy, ROWS, one_hot), theirs, rtol=1e-6, atol=1e-15)
 
 
-def test_a_right_binary_answer_keeps_the_digits_of_its_small_loss():
-    logits, labels = np.float32([17, -17]), np.float32([1, 0])
-    values, gradient = ours(jloss.sigmoid_binary_cross_entropy, logits, labels)
-    np.testing.assert_allclose(values, np.log1p(np.exp(-17.0)), rtol=3e-7)
-    np.testing.assert_allclose(gradient, [-1, 1] / (1 + np.exp(17.0)), rtol=3e-7)
-
-
 def test_an_infinite_logit_is_a_certain_answer():
     logits, labels = np.float32([np.inf, np.inf]), np.float32([1, 0])
     binary = jax.jit(jloss.sigmoid_binary_cross_entropy)(logits, labels)
@@ -545,19 +387,6 @@ def test_an_infinite_logit_is_a_certain_answer():
     logits = np.float32([[np.inf, 0, 0], [-np.inf, 0, 0], [-np.inf, 0, 0]])
     values = jax.jit(cross_entropy)(logits, np.int32([0, 0, 1]))
     np.testing.assert_allclose(values, [0, np.inf, np.log(2)], rtol=3e-7)
-
-
-def test_a_focal_loss_without_focus_is_the_cross_entropy():
-    focal = ours(lambda x, y: jloss.sigmoid_focal_loss(x, y, gamma=0.0), *AT_EDGES)
-    assert_same(focal, ours(jloss.sigmoid_binary_cross_entropy, *AT_EDGES), rtol=1e-6, atol=0)
-
-
-@pytest.mark.parametrize("label", [-0.1, 1.1, np.nan])
-def test_a_probability_out_of_range_spoils_its_own_element(label):
-    labels = np.float32([0, label, 1])
-    for loss in (jloss.sigmoid_binary_cross_entropy, jloss.sigmoid_focal_loss):
-        values, gradient = ours(loss, np.zeros(3), labels)
-        assert np.isnan(values).tolist() == np.isnan(gradient).tolist() == [False, True, False]
 
 
 def test_labels_of_several_axes_of_classes_count_in_their_order():

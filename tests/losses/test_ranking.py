@@ -45,6 +45,47 @@ def test_softmax_and_its_gradient_are_those_of_rax_and_optax(how):
         assert_same(got, ours(partial(theirs, **how), SCORES, grades))
 
 
+def of_lists(module, scores, options):
+    """Every other loss of lists that rax has, with and without a mask and weights."""
+    draw = np.random.default_rng(1)
+    clicks, ranks = draw.integers(0, 2, (4, 6)), np.argsort(draw.random((4, 6)))
+    grades = draw.integers(0, 4, (4, 6))
+    clicks, ranks, grades = (jnp.asarray(x, scores.dtype) for x in (clicks, ranks, grades))
+    if module is jloss:
+        poly1, ndcg = jloss.poly1_softmax_ranking_loss, jloss.approx_ndcg_loss
+    else:
+        # Its approx_t12n does not run with JAX 0.10.
+        smooth = partial(module.ndcg_metric, rank_fn=module.utils.approx_ranks)
+        poly1, ndcg = module.poly1_softmax_loss, lambda *x: -smooth(*x)
+    values = [module.listmle_loss(scores, ranks)]
+    values += [ndcg(scores, grades), module.unique_softmax_loss(scores, grades)]
+    for some in ({}, options):
+        values += [
+            module.pointwise_sigmoid_loss(scores, clicks, **some),
+            module.pointwise_mse_loss(scores, grades, **some),
+            poly1(scores, grades, epsilon=0.5, **some),
+        ]
+    for lambdaweight in (module.labeldiff_lambdaweight, module.dcg2_lambdaweight):
+        loss = module.pairwise_logistic_loss(scores, grades, lambdaweight_fn=lambdaweight)
+        values.append(loss)
+    return jnp.stack(values)
+
+
+def test_losses_of_lists_and_their_gradients_are_those_of_rax():
+    rax, draw = pytest.importorskip("rax"), np.random.default_rng(2)
+    scores = draw.normal(size=(4, 6))
+    options = dict(where=jnp.asarray(draw.random((4, 6)) > 0.2), weights=draw.random((4, 6)))
+
+    @partial(jax.jit, static_argnums=0)
+    def both(module, scores):
+        values = partial(of_lists, module, options=options)
+        return values(scores), jax.jacrev(values)(scores)
+
+    with jax.enable_x64(True):
+        for got, wanted in zip(both(jloss, scores), both(rax, scores), strict=True):
+            np.testing.assert_allclose(got, wanted, rtol=1e-9, atol=1e-11)
+
+
 def test_a_right_order_keeps_the_digits_of_its_small_loss():
     value, gradient = ours(PER_LIST, [17.0, 0.0], np.float32([1, 0]))
     np.testing.assert_allclose(value, np.log1p(np.exp(-17.0)), rtol=3e-7)
