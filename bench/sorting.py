@@ -1,10 +1,9 @@
 """Value and gradient of pair-wise ranking losses from sorted scores, against rax's on all pairs:
 one list of 10,240 items with two grades, then longer lists and more grades.
 
-Claims: at most 1.3 MiB of temporaries (rax: 900); a million items in under a second; twice the
-items in at most 2.5 x the time.
-Aims, not shown yet on a quiet machine: at least 100 x as fast as `rax.pairwise_hinge_loss` (70 to
-280 on busy ones), in 1 MiB.
+Targets: at least 100 x as fast as `rax.pairwise_hinge_loss`, in at most 1 MiB of temporaries (rax:
+900); a million items in under a second; twice the items in at most 2.5 x the time. What is not
+reached is printed as MISSED.
 
 Command: ``python -m bench.sorting``.
 """
@@ -19,7 +18,7 @@ import jloss
 from bench import measure
 
 SIZE, LONG = 10_240, 1_000_000
-FASTER, MEBIBYTES, SECONDS, GROWTH = 100.0, 1.3, 1.0, 2.5
+FASTER, MEBIBYTES, SECONDS, GROWTH = 100.0, 1.0, 1.0, 2.5
 TIMES = 5
 
 
