@@ -21,14 +21,6 @@ def names(doctest_namespace):
     doctest_namespace.update(jax=jax, jnp=jnp, optax=optax, jloss=jloss)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """A file's tests share what it prepares and compiles: they too belong into one process."""
-    for item in items:
-        if not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))
-
-
 # Almost all that JAX makes lives on in its caches, and looking for garbage among it takes a fifth
 # of the time. So both are emptied now and then.
 gc.disable()

@@ -1,7 +1,8 @@
 """Every check that a card asks for, on every card: what is promised of a loss and claimed of it.
 
 Some promises take twice as long as all else, for they compile a loss in every way and precision
-that JAX has. These are tried on the first loss of each family, and on all by ``pytest -m long``.
+that JAX has. These are tried on one loss of elements, examples, lists, sequences and batches each,
+and on all by ``pytest -m long``.
 """
 
 import pytest
@@ -10,19 +11,18 @@ import jloss
 from jloss.check import checks, checks_of
 
 CARDS = jloss.CARDS.values()
-SLOW = ("stable", "derivatives", "half", "double")
-FIRST = {card.family: card for card in reversed(CARDS)}
+SLOW = ("stable", "derivatives", "half", "double", "empty")
+FIRST = {card.values: card for card in reversed(CARDS)}
 
 
-def marks(card, name):
-    # The checks of a card share what it gives at its cases: they belong into one process.
-    yield pytest.mark.xdist_group(card.name)
-    if name in SLOW and card is not FIRST[card.family]:
-        yield pytest.mark.long
+def is_long(card, name):
+    return name in SLOW and card is not FIRST[card.values]
 
 
 PAIRS = [
-    pytest.param(card, name, id=f"{card.name}-{name}", marks=[*marks(card, name)])
+    pytest.param(
+        card, name, id=f"{card.name}-{name}", marks=[pytest.mark.long] * is_long(card, name)
+    )
     for card in CARDS
     for name in checks_of(card)
 ]

@@ -26,9 +26,7 @@ def _sample(card, dtype):
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16], ids=["bfloat16", "float16"])
-@pytest.mark.parametrize(
-    "card", [pytest.param(c, id=c.name, marks=pytest.mark.xdist_group(c.name)) for c in ELEMENTS]
-)
+@pytest.mark.parametrize("card", [pytest.param(c, id=c.name) for c in ELEMENTS])
 def test_no_half_precision_number_is_treated_badly(card, dtype):
     sample = _sample(card, dtype)
     got = evaluate(card, sample)

@@ -19,7 +19,7 @@ DECOMPOSING = [card for card in jloss.CARDS.values() if card.values != "batch"]
 
 every_decomposing_card = pytest.mark.parametrize(
     "card",
-    [pytest.param(c, id=c.name, marks=pytest.mark.xdist_group(c.name)) for c in DECOMPOSING],
+    [pytest.param(c, id=c.name) for c in DECOMPOSING],
 )
 
 
