@@ -116,7 +116,9 @@ def both(name, dtype=jnp.float32, transform=lambda f: f):
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(jnp.float32, 1e-6), (jnp.float64, 1e-12)], ids=["float32", "float64"]
+    ("dtype", "tolerance"),
+    [pytest.param(jnp.float32, 1e-6, marks=pytest.mark.long), (jnp.float64, 1e-12)],
+    ids=["float32", "float64"],
 )
 def test_hoisting_is_exact_but_for_rounding(name, dtype, tolerance):
     (plain, hoisted), _ = both(name, dtype)

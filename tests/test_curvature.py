@@ -65,6 +65,7 @@ def test_all_but_hopeless_planted_spectra_converge():
         assert curvature.largest_eigenpairs(operator_of(planted(values)), 3).converged, name
 
 
+@pytest.mark.long
 def test_eigenvalues_of_condition_1e12_are_exact_to_rounding_in_float64():
     values = SPECTRA["condition 1e12"]
     with jax.enable_x64(True):

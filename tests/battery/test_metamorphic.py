@@ -73,6 +73,7 @@ def test_a_mask_is_as_good_as_deleting_rows(card):
     assert_same_mean(card, mean_of(card, sample, where=shown), mean_of(card, rows), rows)
 
 
+@pytest.mark.long
 @every_decomposing_card
 def test_a_copied_row_counts_as_one_of_weight_two(card):
     sample = part(sample_of(card), slice(16))

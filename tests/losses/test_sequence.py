@@ -103,6 +103,7 @@ def test_gradients_are_the_differences_of_the_sum_over_all_paths():
     assert np.allclose(got, wanted, atol=1e-9)
 
 
+@pytest.mark.long
 def test_the_hessian_is_the_change_of_the_gradient_in_many_segments():
     logits, *rest = (x[:1] for x in long_batch())
     logits = logits[:, :33, :4].astype(np.float64)
@@ -256,7 +257,7 @@ def test_what_padding_hides_never_matters(loss):
     assert not got[1][hidden].any()
 
 
-@pytest.mark.parametrize("mode", [jax.jacfwd, jax.grad])
+@pytest.mark.parametrize("mode", [pytest.param(jax.jacfwd, marks=pytest.mark.long), jax.grad])
 def test_what_padding_hides_matters_to_no_second_derivative(mode):
     logits, logit_paddings, labels, label_paddings = long_batch()
     logits = np.where(logit_paddings[..., None] == 1, np.nan, logits)[1:2, 125:]
@@ -334,7 +335,7 @@ def test_logits_of_any_size_give_numbers(size):
     assert np.isfinite(gradient).all() and np.abs(gradient).max() <= 1
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, pytest.param(jnp.float16, marks=pytest.mark.long)])
 def test_half_precision_is_computed_in_float32(dtype):
     logits, *rest = long_batch()
     logits = jnp.asarray(logits, dtype)
