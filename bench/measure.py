@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 
 RUNS = 15
+PAUSE = 0.2  # seconds
 
 
 class Program(NamedTuple):
@@ -32,6 +33,8 @@ def interleaved(runs: Sequence[Callable[[], Any]], times: int = RUNS) -> list[fl
     samples = [[] for _ in runs]
     for _ in range(times + 1):
         for run, seconds in zip(runs, samples, strict=True):
+            # What ran before gives its memory back late: of a gigabyte that takes 70 ms.
+            time.sleep(PAUSE)
             start = time.perf_counter()
             jax.block_until_ready(run())
             seconds.append(time.perf_counter() - start)
