@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import jax
 
 RUNS = 15
-PAUSE = 0.2  # seconds
 
 
 class Program(NamedTuple):
@@ -28,13 +27,18 @@ def compiled(function: Callable[..., Any], arguments: Sequence[Any]) -> Program:
     return Program(run, seconds, run.memory_analysis().temp_size_in_bytes)
 
 
-def interleaved(runs: Sequence[Callable[[], Any]], times: int = RUNS) -> list[float]:
-    """The median seconds of each, taken in turns so that a busy moment hits all of them."""
+def interleaved(
+    runs: Sequence[Callable[[], Any]], times: int = RUNS, pause: float = 0.0
+) -> list[float]:
+    """The median seconds of each, taken in turns so that a busy moment hits all of them.
+
+    With a pause in seconds, what ran before has given its memory back: of a gigabyte that takes
+    70 ms, which the next one would be charged.
+    """
     samples = [[] for _ in runs]
     for _ in range(times + 1):
         for run, seconds in zip(runs, samples, strict=True):
-            # What ran before gives its memory back late: of a gigabyte that takes 70 ms.
-            time.sleep(PAUSE)
+            time.sleep(pause)
             start = time.perf_counter()
             jax.block_until_ready(run())
             seconds.append(time.perf_counter() - start)
@@ -55,10 +59,11 @@ def compare(
     *,
     at_least: float,
     times: int = RUNS,
+    pause: float = 0.0,
 ) -> int:
     """Prints a line about ours against the peer; 1 if ours is not ``at_least`` times as fast."""
     programs = [compiled(function, arguments) for function in (ours, peer)]
-    mine, theirs = interleaved([lambda p=p: p.run(*arguments) for p in programs], times)
+    mine, theirs = interleaved([lambda p=p: p.run(*arguments) for p in programs], times, pause)
     ratio = theirs / mine
     memory = " / ".join(f"{program.temporaries / 2**20:.1f}" for program in programs)
     compiling = " / ".join(f"{program.compile_seconds:.2f}" for program in programs)
