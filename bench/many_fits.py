@@ -23,30 +23,9 @@ import numpy as np
 import optax
 
 import jloss
+from bench.optimizers import drawn, network, scalar, split, standard
 
 AGAIN = 4  # fits of the loop that compiles each of them
-
-
-def standard(array: Any) -> np.ndarray:
-    array = np.asarray(array, np.float32)
-    return (array - array.mean(0)) / (array.std(0) + 1e-6)
-
-
-def drawn(key: jax.Array, widths: tuple[int, ...]) -> Any:
-    keys = jax.random.split(key, len(widths))
-    pairs = zip(keys, itertools.pairwise(widths), strict=False)
-    return [(jax.random.normal(k, (m, n)) / np.sqrt(m), jnp.zeros(n)) for k, (m, n) in pairs]
-
-
-def network(params: Any, inputs: jax.Array) -> jax.Array:
-    for kernel, bias in params[:-1]:
-        inputs = jnp.tanh(inputs @ kernel + bias)
-    kernel, bias = params[-1]
-    return inputs @ kernel + bias
-
-
-def scalar(params: Any, inputs: jax.Array) -> jax.Array:
-    return network(params, inputs)[:, 0]
 
 
 def problem(name: str) -> tuple[Callable[..., Any], int]:
@@ -54,25 +33,18 @@ def problem(name: str) -> tuple[Callable[..., Any], int]:
     from sklearn.datasets import load_diabetes, load_digits
 
     if name == "diabetes":
-        (inputs, targets), targeted = load_diabetes(return_X_y=True), standard
+        train, validation = split(load_diabetes, standard)
         apply, loss, hidden, outputs, epochs = scalar, jloss.squared_error, 16, 1, 30
     else:
-        (inputs, targets), targeted = load_digits(return_X_y=True), np.int32
+        train, validation = split(load_digits, np.int32)
         loss = jloss.softmax_cross_entropy_with_integer_labels
         apply, hidden, outputs, epochs = network, 64, 10, 15
-    inputs, targets = standard(inputs), np.asarray(targeted(np.asarray(targets)))
-    widths = inputs.shape[1], hidden, outputs
-    order = np.random.default_rng(0).permutation(len(inputs))
-    held_out = len(inputs) // 4
-    train, validation = (
-        (jnp.asarray(inputs[part]), jnp.asarray(targets[part]))
-        for part in (order[held_out:], order[:held_out])
-    )
+    widths = train[0].shape[1], hidden, outputs
     objective = jloss.objective(apply, loss)
 
     def best(rate: jax.Array, seed: jax.Array) -> jax.Array:
         key = jax.random.key(seed)
-        state = jloss.init(drawn(key, widths), optax.adam(rate))
+        state = jloss.init(drawn(key, *widths), optax.adam(rate))
         _, history = jloss.fit(
             objective, state, train, validation=validation, key=key, epochs=epochs, patience=5
         )

@@ -43,8 +43,8 @@ def scalar(params: Any, inputs: jax.Array) -> jax.Array:
     return network(params, inputs)[:, 0]
 
 
-def drawn(*widths: int) -> Any:
-    keys = jax.random.split(jax.random.key(0), len(widths))
+def drawn(key: jax.Array, *widths: int) -> Any:
+    keys = jax.random.split(key, len(widths))
     return [
         (jax.random.normal(key, (m, n)) / np.sqrt(m), jnp.zeros(n))
         for key, m, n in zip(keys, widths, widths[1:], strict=False)
@@ -96,7 +96,7 @@ def run(problem: Any, optimizer: Any, size: int, target: float, steps: int) -> t
 
 def report(name: str, load: Any, prepared: Any, apply: Any, loss: Any, widths: Any) -> None:
     train, validation = split(load, prepared)
-    params = drawn(train[0].shape[1], *widths)
+    params = drawn(jax.random.key(0), train[0].shape[1], *widths)
     size, rows = sum(leaf.size for leaf in jax.tree.leaves(params)), len(train[0])
     problem = jloss.objective(apply, loss), params, train, validation
     steps = EPOCHS * (rows // BATCH)
