@@ -1,8 +1,8 @@
 """Every check that a card asks for, on every card: what is promised of a loss and claimed of it.
 
-Some promises take twice as long as all else, for they compile a loss in every way and precision
+Some promises take thrice as long as all else, for they compile a loss in every way and precision
 that JAX has. These are tried on one loss of elements, examples, lists, sequences and batches each,
-and on all by ``pytest -m long``.
+and on all by ``pytest -m long tests/battery``, which the gate runs too.
 """
 
 import pytest
@@ -11,7 +11,7 @@ import jloss
 from jloss.check import checks, checks_of
 
 CARDS = jloss.CARDS.values()
-SLOW = ("stable", "derivatives", "half", "double", "empty")
+SLOW = ("masked", "convex", "stable", "derivatives", "half", "double", "empty")
 FIRST = {card.values: card for card in reversed(CARDS)}
 
 
