@@ -282,6 +282,7 @@ def grown(code: str) -> float:
 import jloss
 jloss.one_device_per_core()
 import jax
+import jax.numpy as jnp
 from bench.sweep import plane, network, LIMIT, hungry
 def status(name):  # not getrusage, whose maximum begins with what the parent process had
     return int(open("/proc/self/status").read().split(name + ":")[1].split()[0]) * 1024

@@ -161,6 +161,7 @@ def test_the_hessian_over_batches_is_the_dense_one_of_all_data(small, loss):
     assert (np.abs(top.values - exact[::-1][:2]) <= top.errors.krylov + top.errors.rounding).all()
 
 
+@pytest.mark.long
 def test_lists_streams_and_single_batches_give_the_same_eigenvalues(small):
     params, batches = jax.tree.map(np.float32, small[0]), small[1]
     objective = jloss.objective(network, LOSSES["squared"])

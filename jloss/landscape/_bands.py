@@ -171,7 +171,7 @@ def lines(
     judged = Judged("lines", objective, metrics, model_state)
     data, _ = as_batches("lines", None, data)
     return [
-        Sweep({"a": a}, judged.values(at_points([function], a[:, None])))
+        Sweep({"a": a}, at_points(judged, [function], a[:, None]))
         for function in on_span(judged, params, [direction], None, data)
     ]
 

@@ -14,7 +14,6 @@ from jax import Array, lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 
-from jloss import _devices
 from jloss._affine import hoist
 from jloss.objective import Objective, call
 from jloss.sweep import Sweep, sweep
@@ -76,32 +75,43 @@ def swept(
     return Sweep(found.axes, judged.values(found.values))
 
 
-def at_points(functions: Iterable[Partial], points: np.ndarray) -> Any:
-    """The averages at ``(k, d)`` coordinates, added up over the functions of all batches."""
+def at_points(judged: Judged, functions: Iterable[Partial], points: np.ndarray) -> Any:
+    """The values at ``(k, d)`` coordinates, of averages added up over the functions of all batches.
+
+    All is done in blocks of one size, for a program is compiled for each size.
+    """
     mesh = Mesh(np.asarray(jax.local_devices()), ("points",))
     at_once = len(mesh.devices) * _BLOCK
     blocks = [points[first : first + at_once] for first in range(0, len(points), at_once)]
-    total = None
+    totals: list[Any] = []
     for function in functions:
         parts = [_block(function, block, mesh) for block in blocks]
-        found = jax.tree.map(lambda *leaves: jnp.asarray(np.concatenate(leaves)), *parts)
-        total = found if total is None else add(total, found)
-    return total
+        totals = [add(*both) for both in zip(totals, parts, strict=True)] if totals else parts
+
+    def joined(*leaves: Array) -> Array:
+        cut = [
+            np.asarray(leaf)[:, : _share(block, mesh)].reshape(-1, *leaf.shape[2:])[: len(block)]
+            for leaf, block in zip(leaves, blocks, strict=True)
+        ]
+        return jnp.asarray(np.concatenate(cut))
+
+    return jax.tree.map(joined, *map(judged.values, totals))
+
+
+def _share(points: np.ndarray, mesh: Mesh) -> int:
+    """Of a device."""
+    return -(-len(points) // len(mesh.devices))
 
 
 def _block(function: Partial, points: np.ndarray, mesh: Mesh) -> Any:
-    """The averages at some points, an equal share of them on each device."""
-    devices = len(mesh.devices)
-    share = -(-len(points) // devices)
+    """The averages at some points, an equal share of them on each device, with room for more."""
+    devices, share = len(mesh.devices), _share(points, mesh)
     room = np.zeros((devices, _BLOCK, points.shape[1]), jnp.result_type(float))
     room[:, :share] = np.resize(points, (devices, share, points.shape[1]))
     everywhere = NamedSharding(mesh, PartitionSpec())
     function, count = jax.device_put((function, np.int32(share)), everywhere)
     places = jax.device_put(room, NamedSharding(mesh, PartitionSpec("points")))
-    found = _shared_out(mesh)(function, places, count)
-    return jax.tree.map(
-        lambda x: np.asarray(x)[:, :share].reshape(-1, *x.shape[2:])[: len(points)], found
-    )
+    return _shared_out(mesh)(function, places, count)
 
 
 @functools.cache
@@ -123,8 +133,7 @@ def _shared_out(mesh: Mesh) -> Any:
             in_specs=(PartitionSpec(), shares, PartitionSpec()),
             out_specs=shares,
             check_vma=False,
-        ),
-        compiler_options=_devices.compiler_options(jax.default_backend()),
+        )
     )
 
 
@@ -194,11 +203,7 @@ def _pays(hoisted: Partial, plain: Partial, at: list[Array]) -> bool:
     Less than half the arithmetic is; where less is saved, the coefficients may take longer to read
     than a thin layer to compute, and a clock says, if a point is worth compiling it twice.
     """
-    options = _devices.compiler_options(jax.default_backend())
-    programs = [
-        jax.jit(lambda f, at: f(at), compiler_options=options).lower(f, at)
-        for f in (hoisted, plain)
-    ]
+    programs = [jax.jit(lambda f, at: f(at)).lower(f, at) for f in (hoisted, plain)]
     analyses: list[Any] = [program.cost_analysis() for program in programs]
     left, whole = (analysis["flops"] for analysis in analyses)
     if not 0.5 * whole < left < 0.98 * whole or whole < _WORTH:

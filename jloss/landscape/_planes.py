@@ -390,7 +390,7 @@ def _refined(
     functions = list(on_span(judged, params, directions, batch, data))
 
     def values(points: np.ndarray) -> np.ndarray:
-        return np.asarray(judged.values(at_points(functions, points)))
+        return np.asarray(at_points(judged, functions, points))
 
     (low, *_, high), (bottom, *_, top) = axes
     return refine(values, ((low, high), (bottom, top)), budget)

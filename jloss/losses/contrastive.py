@@ -30,14 +30,15 @@ from jloss._safe import (
 from jloss.card import COSINE, EMBEDDING, GROUP, POSITIVE, UNIT, card
 
 
-def _exact_ntxent(m, embeddings, labels, temperature):
-    def cosine(a, b):
-        norms = m.sqrt(m.fdot(a, a) * m.fdot(b, b))
-        return m.fdot(a, b) / norms if norms else m.mpf(0)
+def _exact_cosine(m, a, b):
+    norms = m.sqrt(m.fdot(a, a) * m.fdot(b, b))
+    return m.fdot(a, b) / norms if norms else m.mpf(0)
 
+
+def _exact_ntxent(m, embeddings, labels, temperature):
     terms = []
     for i, anchor in enumerate(embeddings):
-        similarity = [cosine(anchor, other) / temperature for other in embeddings]
+        similarity = [_exact_cosine(m, anchor, other) / temperature for other in embeddings]
         negatives = m.fsum(
             m.exp(s) for s, k in zip(similarity, labels, strict=True) if k != labels[i]
         )
@@ -252,17 +253,11 @@ def _log_sum_exp(array: Array, where: Array) -> Array:
 
 
 def _exact_circle(m, embeddings, labels, gamma, margin):
-    norms = [m.sqrt(m.fdot(row, row)) for row in embeddings]
-
-    def cosine(i, j):
-        both = norms[i] * norms[j]
-        return m.fdot(embeddings[i], embeddings[j]) / both if both else m.mpf(0)
-
     total = m.mpf(0)
     for i, label in enumerate(labels):
         alike, unlike = m.mpf(0), m.mpf(0)
         for j, other in enumerate(labels):
-            s = cosine(i, j)
+            s = _exact_cosine(m, embeddings[i], embeddings[j])
             if other != label:
                 unlike += m.exp(gamma * max(0, s + margin) * (s - margin))
             elif j != i:

@@ -112,7 +112,7 @@ def _reduced(
         total, count = sums()
         total *= 1.0 + given.spoilt.sum()
         return total if reduce_fn is jnp.sum else total / jnp.maximum(count, 1.0)
-    scores, labels, where, segments, weights, spoilt = given
+    scores, labels, where, segments, *_ = given
     counted = _beside(scores, where, segments)
     if ordered:
         counted &= labels[..., :, None] > labels[..., None, :]
@@ -120,6 +120,14 @@ def _reduced(
     difference, lost = _differences(values, counted)
     rest = jax.lax.stop_gradient(rest)
     losses = pair(difference, lost + (rest[..., None, :] - rest[..., :, None]))
+    return _reduced_pairs(given, losses, counted, lambdaweight_fn, reduce_fn)
+
+
+def _reduced_pairs(
+    given: _Given, losses: Array, counted: Array, lambdaweight_fn: LambdaWeight, reduce_fn: Reduce
+) -> Array:
+    """The loss by the values of all pairs, (..., n, n), and which of them count."""
+    scores, labels, where, segments, weights, spoilt = given
     losses *= weights[..., :, None] * (1.0 + spoilt)[..., None, None]
     if lambdaweight_fn is not None:
         factors = lambdaweight_fn(scores, labels, where=where, segments=segments, weights=weights)
@@ -714,3 +722,86 @@ def margin_ranking_loss(
     labels += nan_unless(loss, jnp.abs(labels) == 1, "-1 or 1", labels=labels)
     labels += nan_unless(loss, margin >= 0, "at least 0", margin=margin)
     return keep(where, ramp(margin - labels * (predictions - targets)))
+
+
+# Of any function --------------------------------------------------------------------------------
+
+
+def _of_logistic(loss):
+    """The card's form: the logistic loss of each lead, which rounds it, as `_on_each_list`."""
+
+    def logistic(lead, gap):
+        return softplus(-lead), gap > 0
+
+    def form(scores, labels, *, where=None):
+        return loss(scores, labels, pair_loss_fn=logistic, where=where, reduce_fn=_of_each_row)
+
+    return form
+
+
+@card(
+    **_RANKING | dict(form=_of_logistic),
+    exact=_exact_pairs(lambda m, lead, _: m.log1p(m.exp(-lead))),
+    source="Burges et al. (2005), Learning to rank using gradient descent, ICML",
+    ulp=4,
+    scale=lambda inputs: 1 + inputs,
+    kinks=False,
+    invariant=("permutation",),
+)
+def pairwise_loss(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    *,
+    pair_loss_fn: Callable[[Array, Array], tuple[Array, Array]],
+    where: ArrayLike | None = None,
+    segments: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    lambdaweight_fn: LambdaWeight = None,
+    reduce_fn: Reduce = jnp.mean,
+) -> Array:
+    r"""Any function of the lead of one item over another, on the pairs of a list.
+
+    .. math:: L(s, y) = \sum_{i, j} w_i\, f(s_i - s_j,\ y_i - y_j)
+
+    Args:
+      scores: one an item, the items of a list along the last axis.
+      labels: the same shape; how relevant each item is, any real number.
+      pair_loss_fn: called once, with the leads in score and in label of all pairs, (..., n, n);
+        returns the values of pairs, and which pairs count. The lead in score of a pair that is not
+        of one list is 0.
+      where: boolean mask of the items that count, or of whole lists.
+      segments: integers of the shape of ``scores``; items of a row with the same one are a list.
+      weights: a factor for each pair, that of its first item; it broadcasts to the labels.
+      lambdaweight_fn: further factors for the pairs, as `dcg_lambdaweight` gives them.
+      reduce_fn: how the pairs' values are reduced, called as ``reduce_fn(values, where=...)``. The
+        mean of no pair is 0. None returns all pairs.
+
+    Returns:
+      A scalar, or with ``reduce_fn=None`` the shape (..., n * n), in float32 or float64.
+      Time and memory are O(n^2), for nothing is known of the function: what has a name, as
+      `pairwise_logistic_loss`, takes less.
+
+    Raises:
+      ValueError: shapes differ, ``weights`` do not broadcast, or ``pair_loss_fn`` does not return
+        an array of all pairs twice.
+      TypeError: scores are not floating, segments not integers, or ``where`` is not boolean.
+
+    Source: Burges et al. (2005), Learning to rank using gradient descent, ICML.
+
+    >>> def exponential(lead, gap):
+    ...     return jnp.exp(-lead), gap > 0
+    >>> scores, labels = jnp.array([2.0, 0.5, 1.5]), jnp.array([1.0, 0.0, 0.0])
+    >>> jloss.pairwise_loss(scores, labels, pair_loss_fn=exponential)
+    Array(0.41483042, dtype=float32)
+    """
+    given = _given("pairwise_loss", scores, labels, where, segments, weights)
+    beside = _beside(given.scores, given.where, given.segments)
+    behind, _ = _differences(given.scores, beside)
+    gaps = given.labels[..., :, None] - given.labels[..., None, :]
+    losses, valid = pair_loss_fn(-behind, gaps)
+    if not jnp.shape(losses) == jnp.shape(valid) == gaps.shape:
+        raise ValueError(
+            f"pairwise_loss: pair_loss_fn returned the shapes {jnp.shape(losses)} and "
+            f"{jnp.shape(valid)}; wanted values and which of them count, both {gaps.shape}."
+        )
+    return _reduced_pairs(given, losses, beside & valid, lambdaweight_fn, reduce_fn)

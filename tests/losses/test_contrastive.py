@@ -104,6 +104,7 @@ def test_a_masked_example_of_ntxent_is_as_if_it_were_not_there():
     assert not gradient[2].any()
 
 
+@pytest.mark.long
 def test_ntxent_in_many_blocks_has_the_derivatives_of_its_definition(monkeypatch):
     monkeypatch.setattr(contrastive, "_AT_ONCE", 0)  # so that a block has 16 rows
     embeddings, change = RNG.normal(size=(2, 40, 3))

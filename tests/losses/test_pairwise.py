@@ -69,6 +69,33 @@ def test_values_and_gradients_are_those_of_rax(name):
     assert_equal(*(both(partial(several, getattr(module, name))) for module in (jloss, rax)))
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_any_function_of_two_leads_is_taken_as_by_rax(weighted):
+    losses = pytest.importorskip("rax._src.losses")
+    rax = pytest.importorskip("rax")
+
+    def exponential(lead, gap):
+        return jnp.exp(-lead) * gap, gap > 0
+
+    def several(loss, lambdaweight, scores, labels):
+        how = dict(pair_loss_fn=exponential, lambdaweight_fn=lambdaweight if weighted else None)
+        every = loss(scores, labels, reduce_fn=None, **how)
+        options = {key: jnp.asarray(x) for key, x in OPTIONS.items()}
+        some = [loss(scores, labels, **how), loss(scores, labels, **options, **how)]
+        return jnp.concatenate([every.ravel(), jnp.stack(some)])
+
+    mine = partial(several, jloss.pairwise_loss, jloss.labeldiff_lambdaweight)
+    theirs = partial(several, losses.pairwise_loss, rax.labeldiff_lambdaweight)
+    assert_equal(both(mine), both(theirs))
+
+
+def test_a_function_of_pairs_must_give_a_value_for_each():
+    with pytest.raises(ValueError, match=r"pairwise_loss: pair_loss_fn returned the shapes \(3, 9"):
+        jloss.pairwise_loss(
+            jnp.asarray(SCORES), jnp.asarray(GRADES), pair_loss_fn=lambda a, b: (a[..., 0], b > 0)
+        )
+
+
 def test_squared_hinge_is_that_of_all_pairs():
     def theirs(scores, labels):
         lacking = jax.nn.relu(1 - (scores[..., :, None] - scores[..., None, :])) ** 2

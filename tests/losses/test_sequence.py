@@ -257,7 +257,8 @@ def test_what_padding_hides_never_matters(loss):
     assert not got[1][hidden].any()
 
 
-@pytest.mark.parametrize("mode", [pytest.param(jax.jacfwd, marks=pytest.mark.long), jax.grad])
+@pytest.mark.long
+@pytest.mark.parametrize("mode", [jax.jacfwd, jax.grad])
 def test_what_padding_hides_matters_to_no_second_derivative(mode):
     logits, logit_paddings, labels, label_paddings = long_batch()
     logits = np.where(logit_paddings[..., None] == 1, np.nan, logits)[1:2, 125:]
@@ -311,6 +312,7 @@ def test_a_value_out_of_its_domain_spoils_its_own_sequence_alone(name, place, ba
     assert np.isfinite(slopes).all() and not slopes[1].any()
 
 
+@pytest.mark.long
 def test_infinite_logits_are_the_limit_of_large_ones():
     labels = np.array([[1]], np.int32)
     rest = np.zeros((1, 2)), labels, np.zeros((1, 1))
@@ -391,6 +393,7 @@ def temporaries(loss, frames):
     return run.lower(*inputs).compile().memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.long
 def test_the_gradient_needs_less_than_half_of_the_memory_of_optax_and_at_most_linearly_more():
     ours = [temporaries(jloss.ctc_loss, frames) for frames in (200, 400)]
     assert ours[1] <= 2 * ours[0]
