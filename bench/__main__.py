@@ -45,9 +45,9 @@ def main(names: list[str]) -> int:
         text, code = run(name)
         missed += code
         sections.append(section(name, text))
-    if not names:
-        head = f"# Results\n\nWritten by `python -m bench` on {time.strftime('%Y-%m-%d')}.\n"
-        (FOLDER / "RESULTS.md").write_text("\n".join([head, *sections]))
+        if not names:  # each time, for a whole run takes long
+            head = f"# Results\n\nWritten by `python -m bench` on {time.strftime('%Y-%m-%d')}.\n"
+            (FOLDER / "RESULTS.md").write_text("\n".join([head, *sections]))
     print(f"\n{missed} limits missed")
     return missed
 
