@@ -46,7 +46,7 @@ def spectrum(request):
     return np.sort(SPECTRA[request.param])
 
 
-@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("k", [1, pytest.param(3, marks=pytest.mark.long)])
 def test_eigenvalues_of_planted_spectra_lie_within_their_errors(spectrum, k):
     for find, exact in (
         (curvature.largest_eigenpairs, spectrum[::-1]),
@@ -398,7 +398,7 @@ def coverage(estimates, exact, source="probes"):
         (curvature.trace, {"rtol": 0.2}),
         (curvature.trace, {"rtol": 1e-6, "budget": 4}),
         (curvature.xtrace, {"rtol": 1e-6, "budget": 64}),
-        (curvature.xtrace, {"rtol": 0.05}),
+        pytest.param(curvature.xtrace, {"rtol": 0.05}, marks=pytest.mark.long),
     ],
     ids=["to 5%", "to 20%", "4 probes", "xtrace, 64 products", "xtrace, to 5%"],
 )
@@ -487,6 +487,7 @@ def test_a_single_batch_says_nothing_about_the_data(decaying):
         assert np.isfinite(found.errors.total).all()
 
 
+@pytest.mark.long
 def test_leaving_batches_out_shows_how_a_spectrum_depends_on_data(small):
     params, batches = jax.tree.map(np.float32, small[0]), small[1] * 3
     operator = curvature.hessian(jloss.objective(network, LOSSES["squared"]), params, batches)

@@ -12,6 +12,12 @@ import jloss
 
 LOSSES = [jloss.ctc_loss, lambda *a, **k: jloss.ctc_loss_with_forward_probs(*a, **k)[0]]
 every_form = pytest.mark.parametrize("loss", LOSSES, ids=["ctc_loss", "with_forward_probs"])
+# The one is the other and more; to compile both takes long.
+every_form_in_time = pytest.mark.parametrize(
+    "loss",
+    [LOSSES[0], pytest.param(LOSSES[1], marks=pytest.mark.long)],
+    ids=["ctc_loss", "with_forward_probs"],
+)
 
 
 def read(path, blank):
@@ -194,7 +200,7 @@ def test_forward_probabilities_have_gradients():
     assert np.allclose(got, wanted, atol=1e-13)
 
 
-@every_form
+@every_form_in_time
 def test_an_infeasible_alignment_is_infinite_with_a_zero_gradient_where_optax_has_1e5(loss):
     logits = np.random.default_rng(7).normal(size=(3, 3, 4)).astype(np.float32)
     labels = np.array([[1, 1, 2], [1, 2, 3], [1, 2, 1]], np.int32)  # the first needs four frames
@@ -242,7 +248,7 @@ def test_no_frames_and_no_labels_are_certain_where_optax_gives_minus_zero_or_fai
     assert np.allclose(loss, 3 * np.log(4.0))
 
 
-@every_form
+@every_form_in_time
 def test_what_padding_hides_never_matters(loss):
     rng = np.random.default_rng(8)
     logits, logit_paddings, labels, label_paddings = long_batch()
