@@ -28,17 +28,14 @@ def train(
     microbatches: int,
     state: State,
     data: Any,
-    key: Array,
+    order: Array,
     start: ArrayLike = 0,
     rows: int | None = None,
 ) -> tuple[State, Statistic]:
-    """One pass over the data in an order of its own, and the sum of the losses met on the way.
+    """One pass over the data in this order, and the sum of the losses met on the way.
 
     Or of that pass only the updates from ``start`` on, for so many rows.
     """
-    # By the step, not by the epoch, so that a fit in two parts sees what one fit sees.
-    key = jax.random.fold_in(key, state.step - start)
-    order = _shuffled(key, Arrays(data).rows)
     if rows is not None:
         order = lax.dynamic_slice_in_dim(order, start * batch_size, rows)
 
@@ -114,12 +111,15 @@ def _over_batches(
     return carry, total
 
 
-def _shuffled(key: Array, rows: int) -> Array:
-    """The numbers of the rows in random order.
+@partial(jax.jit, static_argnames=("rows",))
+def shuffled(key: Array, step: ArrayLike, rows: int) -> Array:
+    """The numbers of the rows in the random order of an epoch that begins with this step.
 
+    By the step, not by the epoch, so that a fit in two parts sees what one fit sees.
     `jax.random.permutation` sorts pairs, which took a third of the time of many small fits at once;
     a draw and the place it belongs to in one number are sorted ten times as fast.
     """
+    key = jax.random.fold_in(key, step)
     bits = max(1, (rows - 1).bit_length())
     if bits > 16:
         return jax.random.permutation(key, rows)

@@ -238,10 +238,12 @@ def _traced_epoch(
 ) -> tuple[State, dict[str, Array]]:
     """An epoch and its entries of the history, as a part of a larger program."""
     # Not the compiled ones, whose cache would keep what is being traced.
-    train, evaluate, values, contributions = map(
-        inspect.unwrap, (_epoch.train, _epoch.evaluate, _epoch.values, _epoch.contributions)
+    shuffled, train, evaluate, values, contributions = map(
+        inspect.unwrap,
+        (_epoch.shuffled, _epoch.train, _epoch.evaluate, _epoch.values, _epoch.contributions),
     )
-    state, total = train(objective, batch_size, microbatches, state, data["train"].tree, key)
+    order = shuffled(key, state.step, data["train"].rows)
+    state, total = train(objective, batch_size, microbatches, state, data["train"].tree, order)
     judged = {
         name: evaluate(judges, batch_size, state.params, _epoch.context(state), part.tree)
         for name, part in data.items()
@@ -289,7 +291,7 @@ def _train(
     every = folder.every if folder else None
     if isinstance(data, Arrays):
         together = 1 if _is_convolutional(run.state) else every
-        pieces = _pieces_of_arrays(objective, data, sizes, key, run.updates, together)
+        pieces = _pieces_of_arrays(objective, data, sizes, key, run, together)
     else:
         pieces = _pieces_of_batches(objective, data, sizes[1], run, every)
     batches: Iterable[Any] = ()
@@ -316,17 +318,18 @@ def _pieces_of_arrays(
     data: Arrays,
     sizes: tuple[int, int],
     key: Array,
-    start: int,
+    run: Run,
     every: int | None,
 ) -> Iterator[Piece]:
     """A whole epoch at once, or ``every`` so many updates."""
-    batch_size, _ = sizes
+    batch_size, start = sizes[0], run.updates
+    order = _epoch.shuffled(key, run.state.step - start, data.rows)
     updates = -(-data.rows // batch_size)
     while start < updates:
         stop = min(updates, (start // every + 1) * every) if every else updates
         rows = None if every is None else min(data.rows, stop * batch_size) - start * batch_size
         piece = partial(
-            _epoch.train, objective, *sizes, data=data.tree, key=key, start=start, rows=rows
+            _epoch.train, objective, *sizes, data=data.tree, order=order, start=start, rows=rows
         )
         yield stop - start, piece, data.slices(batch_size)
         start = stop
