@@ -11,6 +11,8 @@ from jax import Array
 from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
+from jloss._holds import holds
+
 Axis = int | tuple[int, ...] | None
 
 
@@ -185,17 +187,10 @@ def nan_unless(loss: str, inside: Array, wanted: str, **argument: Array) -> Arra
 
     Under `jax.experimental.checkify` it raises instead; in plain jit that check costs nothing.
     """
-    from jax.experimental import checkify  # a sixth of what importing jloss costs
-
     ((name, array),) = argument.items()
     if inside.size:
-        first = jnp.argmin(inside)
-        checkify.debug_check(
-            jnp.all(inside),
-            f"{loss}: {name} must be {wanted}; at index {{index}} it is {{found}}",
-            index=jnp.stack(jnp.unravel_index(first, inside.shape)) if inside.ndim else first,
-            found=jnp.take(array, first) if array.ndim else array,
-        )
+        message = f"{loss}: {name} must be {wanted}; at index {{index}} it is {{found}}"
+        inside = holds(inside, array, message)
     dtype = array.dtype if jnp.issubdtype(array.dtype, jnp.floating) else jnp.float32
     return jnp.where(inside, jnp.zeros((), dtype), jnp.asarray(jnp.nan, dtype))
 

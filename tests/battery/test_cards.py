@@ -5,9 +5,12 @@ that JAX has. These are tried on one loss of elements, of examples and of lists 
 ``pytest -m long tests/battery``, which the gate runs too.
 """
 
+import jax
+import numpy as np
 import pytest
 
 import jloss
+from jloss._exact import UNITS, cast, draw, without_hyper
 from jloss.check import checks, checks_of
 
 CARDS = jloss.CARDS.values()
@@ -32,3 +35,13 @@ PAIRS = [
 @pytest.mark.parametrize(("card", "name"), PAIRS)
 def test_a_card_tells_the_truth(card, name):
     checks()[name](card)
+
+
+@pytest.mark.parametrize("card", [pytest.param(card, id=card.name) for card in CARDS])
+def test_a_loss_has_no_effects_which_would_make_its_dispatch_slow(card):
+    drawn = draw(card, np.random.default_rng(0), 4, UNITS[card.values][0])
+    sample = cast(without_hyper(drawn), np.float32)
+    if card.values == "batch":
+        sample = {name: x[0] for name, x in sample.items()}
+    program = jax.make_jaxpr(card.unreduced)(sample["predictions"], sample["targets"])
+    assert not program.effects
