@@ -113,9 +113,9 @@ def fit(
 
     Returns:
       The trained state and the history: arrays with one entry per epoch, ``loss`` (the mean while
-      training), ``train_loss`` and ``train_NAME`` (with the params at the epoch's end, where train
-      are arrays), and, where validation is given, ``validation_loss`` and ``validation_NAME``. Of
-      several terms ``loss_TERM`` and so on are there as well, and ``norm_TERM``, ``share_TERM``
+      training), where validation is given ``validation_loss`` and ``validation_NAME``, and where
+      it or metrics are given and train are arrays ``train_loss`` and ``train_NAME``, with the
+      params at the epoch's end as well. Of several terms ``loss_TERM`` and so on are there as well, and ``norm_TERM``, ``share_TERM``
       where they are asked for.
 
     Raises:
@@ -138,7 +138,7 @@ def fit(
     (2.0, (10,))
     >>> def rate(rate):
     ...     state = jloss.init(jnp.array(0.0), optax.sgd(rate))
-    ...     return jloss.fit(objective, state, (x, 2 * x), epochs=10)[1]["train_loss"][-1]
+    ...     return jloss.fit(objective, state, (x, 2 * x), epochs=10)[1]["loss"][-1]
     >>> jloss.sweep(rate, rate=jnp.array([0.01, 0.1, 1.0])).argmin()
     {'rate': Array(0.1, dtype=float32)}
     """
@@ -161,8 +161,7 @@ def fit(
     data = {"train": source("train", train, once=epochs == 1)}
     if validation is not None:
         data["validation"] = source("validation", validation)
-    # Batches may be costly to come by: what is known of them is the loss while training.
-    judged = [name for name in data if name != "train" or isinstance(data[name], Arrays)]
+    judged = _judged(data, metrics)
     names, judges = _judges(objective, metrics)
     key = jax.random.key(0) if key is None else key
     callbacks = [callback] if callable(callback) else list(callback)
@@ -175,7 +174,16 @@ def fit(
             progress=progress,
         )
         epoch = partial(
-            _traced_epoch, objective, judges, names, batch_size, microbatches, key, data, terms_on
+            _traced_epoch,
+            objective,
+            judges,
+            names,
+            batch_size,
+            microbatches,
+            key,
+            data,
+            judged,
+            terms_on,
         )
         return traced_fit(epoch, state, epochs, patience)
     run = Run(copied(state), tried_and_bad(state))
@@ -233,6 +241,7 @@ def _traced_epoch(
     microbatches: int,
     key: Array,
     data: dict[str, Any],
+    judged: list[str],
     terms_on: Any,
     state: State,
 ) -> tuple[State, dict[str, Array]]:
@@ -244,12 +253,12 @@ def _traced_epoch(
     )
     order = shuffled(key, state.step, data["train"].rows)
     state, total = train(objective, batch_size, microbatches, state, data["train"].tree, order)
-    judged = {
-        name: evaluate(judges, batch_size, state.params, _epoch.context(state), part.tree)
-        for name, part in data.items()
+    found = {
+        name: evaluate(judges, batch_size, state.params, _epoch.context(state), data[name].tree)
+        for name in judged
     }
     more = _contributions(objective, state, terms_on, contributions)
-    return state, _entries(total, names, judged, values) | more
+    return state, _entries(total, names, found, values) | more
 
 
 def _contributions(
@@ -408,6 +417,17 @@ def _check_numbers(**numbers: int | None) -> None:
             raise ValueError(
                 f"fit: {name} must be a whole number of at least {least}, not {number}"
             )
+
+
+def _judged(
+    data: Mapping[str, Arrays | Batches], metrics: Mapping[str, Objective] | None
+) -> list[str]:
+    """The data that are gone through once more after an epoch, with the params at its end."""
+    # Without anything to compare it to, the loss while training says it all, and costs nothing.
+    if not metrics and "validation" not in data:
+        return []
+    # Batches may be costly to come by.
+    return [name for name in data if name != "train" or isinstance(data[name], Arrays)]
 
 
 def _judges(

@@ -278,25 +278,19 @@ def advance(
         terms=partial(term_gradients, objective, state.params, batch, **context),
     )
 
-    def updated(state: State) -> tuple[State, Array]:
-        updates, opt_state = state.optimizer.update(grads, state.opt_state, state.params, **wanted)
-        params = optax.apply_updates(state.params, updates)
-        new = replace(
-            state,
-            params=params,
-            opt_state=opt_state,
-            model_state=found.model_state,
-            ema=None if state.ema is None else state.ema.after(params),
-        )
-        # Some optimizers return other types than they were given.
-        new = jax.tree.map(_like, new, state)
-        finite = _all_finite(params)
-        return _either(finite, lambda _: new, lambda old: old, state), finite
-
-    def unchanged(state: State) -> tuple[State, Array]:
-        return state, jnp.array(False)
-
-    kept, finite = _either(_all_finite((value, grads)), updated, unchanged, state)
+    updates, opt_state = state.optimizer.update(grads, state.opt_state, state.params, **wanted)
+    params = optax.apply_updates(state.params, updates)
+    new = replace(
+        state,
+        params=params,
+        opt_state=opt_state,
+        model_state=found.model_state,
+        ema=None if state.ema is None else state.ema.after(params),
+    )
+    # Some optimizers return other types than they were given.
+    new = jax.tree.map(_like, new, state)
+    finite = _all_finite((value, grads, params))
+    kept = _either(finite, new, state)
     next_scale = None
     if state.loss_scale is not None:
         next_scale = state.loss_scale.after(finite, overflow=~finite & jnp.isfinite(value))
@@ -308,15 +302,12 @@ def _like(leaf: Array, old: Array) -> Array:
     return leaf if leaf.dtype == old.dtype else leaf.astype(old.dtype)
 
 
-def _either(
-    chosen: Array, one: Callable[[Tree], Any], other: Callable[[Tree], Any], given: Tree
-) -> Any:
-    """What one of two functions makes of a tree."""
-    # On a processor a branch lets the optimizer write in place, without a pass over all that it
-    # remembers; an accelerator would have to wait for the processor to take it.
+def _either(chosen: Array, one: Tree, other: Tree) -> Tree:
+    # On a processor a branch spares a pass over all that the optimizer remembers; an accelerator
+    # would have to wait for the processor to take it.
     if jax.default_backend() == "cpu":
-        return lax.cond(chosen, one, other, given)
-    return jax.tree.map(lambda a, b: jnp.where(chosen, a, b), one(given), other(given))
+        return lax.cond(chosen, lambda one, _: one, lambda _, other: other, one, other)
+    return jax.tree.map(partial(jnp.where, chosen), one, other)
 
 
 def tried_and_bad(state: State) -> tuple[int, int]:
@@ -352,4 +343,10 @@ def _context(optimizer: "optax.GradientTransformation", **context: Any) -> dict[
 
 
 def _all_finite(tree: Any) -> Array:
-    return reduce(jnp.logical_and, [jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)])
+    leaves = jax.tree.leaves(tree)
+    if jax.default_backend() == "cpu":
+        # 0 * inf is NaN, and XLA's products use all of a processor, which its reductions do not.
+        # (Elsewhere a product may round the largest numbers to inf.)
+        leaves = [jnp.atleast_1d(leaf) for leaf in leaves]
+        leaves = [jnp.sum(leaf @ jnp.zeros(leaf.shape[-1], leaf.dtype)) for leaf in leaves]
+    return reduce(jnp.logical_and, [jnp.all(jnp.isfinite(leaf)) for leaf in leaves])

@@ -60,11 +60,11 @@ def test_logs_hold_the_history(tmp_path):
     assert [[float(x) for x in row.values()] for row in rows] == [[*row.values()] for row in found]
     for name, values in history.items():
         assert [row[name] for row in found[2:]] == values.tolist()
-    expected = {row["step"]: np.float32(row["train_loss"]) for row in found}
+    expected = {row["step"]: np.float32(row["loss"]) for row in found}
     written, limit = {}, time.monotonic() + 30
     while written != expected and time.monotonic() < limit:  # by a thread, every second
         time.sleep(0.1)
-        written = scalars(tmp_path / "board", "train_loss")
+        written = scalars(tmp_path / "board", "loss")
     assert written == expected
 
 

@@ -82,7 +82,7 @@ def test_folds_of_the_data_are_trained_at_once():
     folds = jax.tree.map(lambda leaf: np.stack([leaf[:8], leaf[3:]]), TRAIN)
 
     def loss(train):
-        return fitted(0.1, make=shared, train=train, validation=None, epochs=3)[1]["train_loss"]
+        return fitted(0.1, make=shared, train=train, validation=None, epochs=3)[1]["loss"]
 
     many = jax.vmap(loss)(folds)
     for place in range(2):
@@ -93,7 +93,7 @@ def test_folds_of_the_data_are_trained_at_once():
 def test_what_a_fit_reaches_is_differentiated_in_its_learning_rate():
     @jax.jit
     def reached(rate):
-        return fitted(rate, validation=None, epochs=2)[1]["train_loss"][-1]
+        return fitted(rate, validation=None, epochs=2)[1]["loss"][-1]
 
     step = 1e-2
     between = (float(reached(0.1 + step)) - float(reached(0.1 - step))) / (2 * step)
