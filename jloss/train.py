@@ -115,8 +115,8 @@ def fit(
       The trained state and the history: arrays with one entry per epoch, ``loss`` (the mean while
       training), where validation is given ``validation_loss`` and ``validation_NAME``, and where
       it or metrics are given and train are arrays ``train_loss`` and ``train_NAME``, with the
-      params at the epoch's end as well. Of several terms ``loss_TERM`` and so on are there as well, and ``norm_TERM``, ``share_TERM``
-      where they are asked for.
+      params at the epoch's end as well. Of several terms ``loss_TERM`` and so on are there as
+      well, and ``norm_TERM``, ``share_TERM`` where they are asked for.
 
     Raises:
       ValueError: data without rows or of differing lengths, a batch that the objective refuses
