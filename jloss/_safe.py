@@ -4,6 +4,7 @@ Nothing here knows a particular loss. Shapes and dtypes are checked at trace tim
 """
 
 from functools import partial
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from jax.typing import ArrayLike
 
 from jloss._holds import holds
 
+Tree = TypeVar("Tree")
 Axis = int | tuple[int, ...] | None
 
 
@@ -220,6 +222,18 @@ def chain(
             product = slope * tangent
             total += product if axis is None else product.sum(axis)
     return value, total
+
+
+def apart(arrays: Tree) -> Tree:
+    """The same arrays, for the slopes of a loss, without XLA's knowing that they are the same.
+
+    For a processor it would store what value and slopes have in common, which takes longer than to
+    compute it twice.
+    """
+    if jax.default_backend() != "cpu":
+        return arrays
+    # One by one, for a tangent that is zero by construction would not be so beside another.
+    return jax.tree.map(jax.lax.optimization_barrier, arrays)
 
 
 def is_class(scores: Array, labels: Array) -> Array:

@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 
 from jloss._safe import (
     Axis,
+    apart,
     chain,
     class_rows,
     floats,
@@ -149,7 +150,7 @@ def _sides(labels: Array, pos_weight: Array | None) -> tuple[Array, Array]:
 def _binary_slope(logits: Array, yes: Array, no: Array) -> Array:
     # sigmoid(x) - y would lose the digits of a right answer.
     up, odds, likely = _odds(logits)
-    return jnp.where(up, (no - yes * odds) * likely, (no * odds - yes) * likely)
+    return jnp.where(up, no - yes * odds, no * odds - yes) * likely
 
 
 def _odds(logits: Array) -> tuple[Array, Array, Array]:
@@ -237,7 +238,7 @@ def _focal(logits: Array, labels: Array, gamma: Array, alpha: Array | None) -> A
 
 @partial(_focal.defjvp, symbolic_zeros=True)
 def _focal_jvp(primals, tangents):
-    logits, labels, gamma, alpha = primals
+    logits, labels, gamma, alpha = apart(primals)
     entropy = _binary_cross_entropy(logits, labels)
     modulation, certainty = _modulation(logits, labels, gamma), _certainty(logits, labels)
     value = jnp.where(entropy == 0, 0.0, modulation * entropy)
@@ -249,7 +250,7 @@ def _focal_jvp(primals, tangents):
     gamma_slope = product(value, _log_wrong(logits, labels))
     if alpha is None:
         slopes = slope, label_slope, gamma_slope
-        return chain(value, *zip(slopes, tangents, strict=False))
+        return chain(_focal(*primals), *zip(slopes, tangents, strict=False))
     weight = _balance(labels, alpha)
     slopes = (
         weight * slope,
@@ -257,7 +258,7 @@ def _focal_jvp(primals, tangents):
         product(weight, gamma_slope),
         product(2.0 * labels - 1.0, value),
     )
-    return chain(product(weight, value), *zip(slopes, tangents, strict=True))
+    return chain(_focal(*primals), *zip(slopes, tangents, strict=True))
 
 
 def _balance(labels: Array, alpha: Array) -> Array:
