@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from jloss._compiled import compiled
 from jloss._safe import (
     Axis,
     apart,
@@ -54,6 +55,7 @@ def _exact_binary(m, logit, label, pos_weight=None):
     )
 
 
+@compiled
 @card(
     values="element",
     predictions=LOGIT,
@@ -167,6 +169,7 @@ def _exact_focal(m, logit, label, gamma, alpha=None):
     return weight * ((1 - label) * yes + label * no) ** gamma * cross_entropy
 
 
+@compiled
 @card(
     values="element",
     predictions=LOGIT,
@@ -324,6 +327,7 @@ def _certainty_jvp(primals, tangents):
 # Several classes out of many ---------------------------------------------------------------------
 
 
+@compiled
 @card(
     values="example",
     predictions=LOGIT,

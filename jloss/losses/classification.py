@@ -14,6 +14,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from jloss._compiled import compiled
 from jloss._safe import (
     Axis,
     axes_of,
@@ -140,6 +141,7 @@ def _options_scale(inputs, label_smoothing, z_loss, softcap):
     return (1 + inputs) * (1 + (z_loss or 0)) * (1 + capped)
 
 
+@compiled
 @card(
     values="example",
     predictions=LOGIT,
@@ -235,6 +237,7 @@ def _dense(
     return rows, shown + nan_unless(loss, shown >= 0, "at least 0", labels=shown), where
 
 
+@compiled
 @card(
     values="example",
     predictions=LOGIT,
@@ -323,6 +326,7 @@ def softmax_cross_entropy_with_integer_labels(
     return keep(seen, _regularised(loss, values, rows, where, label_smoothing, z_loss))
 
 
+@compiled
 @card(
     values="example",
     predictions=LOGIT,
@@ -384,6 +388,7 @@ def _with_smooth_labels(smooth: Callable[..., Array]) -> Callable[..., Array]:
     return form
 
 
+@compiled
 @card(
     values="example",
     predictions=LOGIT,
@@ -452,6 +457,7 @@ def _exact_classes(m, logits, labels, term):
     return m.fsum(terms)
 
 
+@compiled
 @card(
     values="example",
     predictions=LOGIT,
@@ -549,6 +555,7 @@ def _beyond_first(missing: Array, surprise: Array) -> Array:
     return jnp.where(missing < 0.5, missing * t + t * square * series, surprise - missing)
 
 
+@compiled
 @card(
     values="example",
     predictions=LOGIT,

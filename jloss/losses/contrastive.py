@@ -16,6 +16,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jloss._blocks import at, map_rows
+from jloss._compiled import compiled
 from jloss._safe import (
     floats,
     hyper,
@@ -48,6 +49,7 @@ def _exact_ntxent(m, embeddings, labels, temperature):
     return m.fsum(terms) / len(terms) if terms else m.mpf(0)
 
 
+@compiled
 @card(
     values="batch",
     predictions=EMBEDDING,
@@ -274,6 +276,7 @@ def _summed(loss: Callable[..., Any]) -> Callable[..., Any]:
     return form
 
 
+@compiled
 @card(
     values="batch",
     predictions=EMBEDDING,

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from jloss._compiled import compiled
 from jloss._safe import (
     Axis,
     axes_of,
@@ -25,6 +26,7 @@ from jloss._safe import (
 from jloss.card import COUNT, LOG_PROBABILITIES, LOG_RATE, LOG_TARGETS, PROBABILITIES, card
 
 
+@compiled
 @card(
     values="example",
     predictions=LOG_PROBABILITIES,
@@ -136,6 +138,7 @@ def _lift(values: Array, sizes: Array) -> Array:
     return values + jax.lax.stop_gradient(lift)
 
 
+@compiled
 @card(
     values="example",
     predictions=LOG_PROBABILITIES,
@@ -216,6 +219,7 @@ def _exact_generalized_kl(m, log_predictions, targets):
     )
 
 
+@compiled
 @card(
     values="example",
     predictions=LOG_RATE,

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from jloss._compiled import compiled
 from jloss._safe import (
     Axis,
     axes_of,
@@ -47,6 +48,7 @@ def _exact_hinge_embedding(m, distance, sign, margin):
     return distance if sign > 0 else max(m.mpf(0), margin - distance)
 
 
+@compiled
 @card(
     values="element",
     predictions=REAL,
@@ -119,6 +121,7 @@ def _labels_by_name(loss: Callable[..., Any]) -> Callable[..., Any]:
     return form
 
 
+@compiled
 @card(
     values="example",
     predictions=EMBEDDING,
@@ -234,6 +237,7 @@ def _negatives_by_name(loss: Callable[..., Any]) -> Callable[..., Any]:
     return form
 
 
+@compiled
 @card(
     values="example",
     predictions=_VECTOR,
@@ -422,6 +426,7 @@ def _negatives_and_margin_by_name(loss: Callable[..., Any]) -> Callable[..., Any
     return form
 
 
+@compiled
 @card(
     values="example",
     predictions=_VECTOR,

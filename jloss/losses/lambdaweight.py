@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from jloss._compiled import compiled
 from jloss._safe import keep, mask
 from jloss.card import REAL, card
 from jloss.losses._lists import (
@@ -73,6 +74,7 @@ _PAIRS: dict[str, Any] = dict(
 )
 
 
+@compiled
 @card(
     **_PAIRS,
     exact=_exact_weighed_pairs(_exact_labeldiff),
@@ -120,6 +122,7 @@ def labeldiff_lambdaweight(
     return jnp.abs(_differences(labels, _beside(labels, where, segments))[0])
 
 
+@compiled
 @card(
     **_PAIRS,
     exact=_exact_weighed_pairs(_exact_dcg),
@@ -186,6 +189,7 @@ def dcg_lambdaweight(
     return lists * gaps * drop(ranks)
 
 
+@compiled
 @card(
     **_PAIRS,
     exact=_exact_weighed_pairs(_exact_dcg2),

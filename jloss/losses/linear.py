@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from jloss._compiled import compiled
 from jloss._safe import (
     class_indices,
     floats,
@@ -96,6 +97,7 @@ def _exact_linear(m, features, label, label_smoothing):
     return m.fsum(share * (total - x) for share, x in zip(shares, logits, strict=True) if share)
 
 
+@compiled
 @card(
     values="example",
     predictions=REAL,
@@ -357,6 +359,7 @@ def _exact_adaptive(m, features, label):
     return value + cross_entropy(features[2:], label - 2) if label >= 2 else value
 
 
+@compiled
 @card(
     values="example",
     predictions=REAL,

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from jloss._compiled import compiled
 from jloss._safe import (
     chain,
     class_indices,
@@ -46,6 +47,7 @@ def _signed(
     return scores * (1.0 + spoilt) * signs, where
 
 
+@compiled
 @card(
     values="element",
     predictions=REAL,
@@ -91,6 +93,7 @@ def hinge_loss(
     return keep(where, ramp(1.0 - agreement))
 
 
+@compiled
 @card(
     values="element",
     predictions=REAL,
@@ -137,6 +140,7 @@ def squared_hinge_loss(
     return keep(where, jnp.square(ramp(1.0 - agreement)))
 
 
+@compiled
 @card(
     values="element",
     predictions=LOGIT,
@@ -184,6 +188,7 @@ def soft_margin_loss(
     return keep(where, softplus(-agreement))
 
 
+@compiled
 @card(
     values="element",
     predictions=REAL,
@@ -259,6 +264,7 @@ def _exact_multiclass_hinge(m, scores, label):
     return max([m.mpf(0), *(1 + other - scores[label] for other in others)])
 
 
+@compiled
 @card(
     values="example",
     predictions=REAL,
@@ -312,6 +318,7 @@ def _exact_multiclass_perceptron(m, scores, label):
     return max(scores) - scores[label]
 
 
+@compiled
 @card(
     values="example",
     predictions=REAL,
@@ -367,6 +374,7 @@ def _exact_categorical_hinge(m, scores, labels):
     return max(m.mpf(0), 1 + strongest - m.fsum(label * score for score, label in pairs))
 
 
+@compiled
 @card(
     values="example",
     predictions=REAL,
@@ -426,6 +434,7 @@ def _exact_multi_margin(m, scores, label, margin):
     return m.fsum(s for k, s in enumerate(shortfalls) if k != label) / len(scores)
 
 
+@compiled
 @card(
     values="example",
     predictions=REAL,
@@ -500,6 +509,7 @@ def _exact_multilabel_margin(m, scores, labels):
     return m.fsum(max(m.mpf(0), 1 - s + rival) for s in right for rival in wrong) / len(scores)
 
 
+@compiled
 @card(
     values="example",
     predictions=REAL,

@@ -15,6 +15,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jloss._blocks import Side, block_sum
+from jloss._compiled import compiled
 from jloss._safe import (
     floats,
     hyper,
@@ -182,6 +183,7 @@ def _exact_pairs(pair):
 _RANKING: dict[str, Any] = dict(values="list", predictions=REAL, targets=LABEL, form=_on_each_list)
 
 
+@compiled
 @card(
     **_RANKING,
     exact=_exact_pairs(lambda m, lead, _: max(0, 1 - lead)),
@@ -244,6 +246,7 @@ def pairwise_hinge_loss(
     )
 
 
+@compiled
 @card(
     **_RANKING,
     exact=_exact_pairs(lambda m, lead, _: max(0, 1 - lead) ** 2),
@@ -315,6 +318,7 @@ def _qr_form(loss):
     return form
 
 
+@compiled
 @card(
     **_RANKING | dict(form=_qr_form),
     hyper=dict(tau=UNIT),
@@ -403,6 +407,7 @@ def pairwise_qr_loss(
     return _reduced(given, sums, pair, lambdaweight_fn, reduce_fn, residual=True)
 
 
+@compiled
 @card(
     **_RANKING,
     exact=lambda m, scores, labels: m.fsum(
@@ -520,6 +525,7 @@ def _valid(row: Side, column: Side) -> Array:
     return (home[:, None] == other_home) & (labels[:, None] > other_labels)
 
 
+@compiled
 @card(
     **_RANKING,
     exact=_exact_pairs(lambda m, lead, _: m.log1p(m.exp(-lead))),
@@ -580,6 +586,7 @@ def _logistic(behind: Array, lost: Array) -> Array:
     return softplus(behind) + sigmoid(behind) * lost
 
 
+@compiled
 @card(
     **_RANKING,
     exact=_exact_pairs(lambda m, lead, _: 1 / (1 + m.exp(lead))),
@@ -656,6 +663,7 @@ def _with_labels(loss):
     return form
 
 
+@compiled
 @card(
     values="element",
     predictions=REAL,
@@ -739,6 +747,7 @@ def _of_logistic(loss):
     return form
 
 
+@compiled
 @card(
     **_RANKING | dict(form=_of_logistic),
     exact=_exact_pairs(lambda m, lead, _: m.log1p(m.exp(-lead))),

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from jloss._compiled import compiled
 from jloss._safe import (
     Axis,
     chain,
@@ -67,6 +68,7 @@ def _some_rest(probability: Array) -> Array:
 # Binary ------------------------------------------------------------------------------------------
 
 
+@compiled
 @card(
     values="element",
     predictions=PROBABILITY,
@@ -151,6 +153,7 @@ def _binary_cross_entropy_jvp(primals, tangents):
 # One class out of several ------------------------------------------------------------------------
 
 
+@compiled
 @card(
     values="example",
     predictions=PROBABILITIES,
@@ -246,6 +249,7 @@ def _at(rows: Array, labels: Array) -> Array:
     return jnp.take_along_axis(rows, labels[..., None], -1)[..., 0]
 
 
+@compiled
 @card(
     values="example",
     predictions=LOG_PROBABILITIES,
@@ -311,6 +315,7 @@ def _exact_generalized(m, predictions, label, q):
     return (1 - right**q) / q if q else -m.log(right)
 
 
+@compiled
 @card(
     values="example",
     predictions=PROBABILITIES,
@@ -427,6 +432,7 @@ _SERIES = _series(18)
 # Normal ------------------------------------------------------------------------------------------
 
 
+@compiled
 @card(
     values="element",
     predictions=REAL,
@@ -500,6 +506,7 @@ def gaussian_nll(
 # Poisson -----------------------------------------------------------------------------------------
 
 
+@compiled
 @card(
     values="element",
     predictions=LOG_RATE,
@@ -570,6 +577,7 @@ def _exact_poisson(m, rate, count):
     return rate - (count and count * m.log(rate)) + m.loggamma(count + 1)
 
 
+@compiled
 @card(
     values="element",
     predictions=RATE,

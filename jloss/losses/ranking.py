@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from jloss._compiled import compiled
 from jloss._safe import hyper, keep, nan_unless, product, ratio
 from jloss._softmax import _weigh, cross_entropy
 from jloss.card import LOGIT, REAL, RELEVANCE, Domain, card
@@ -42,6 +43,7 @@ _FACTOR = Domain(
 # Point-wise --------------------------------------------------------------------------------------
 
 
+@compiled
 @card(
     values="element",
     predictions=LOGIT,
@@ -106,6 +108,7 @@ def pointwise_sigmoid_loss(
     return _reduce(values * _factors(loss, scores, weights, where), where, reduce_fn)
 
 
+@compiled
 @card(
     values="element",
     predictions=REAL,
@@ -299,6 +302,7 @@ def _in_order(
     return _against_later(_at(scores, order), queue).loss, order, in_order
 
 
+@compiled
 @card(
     values="list",
     predictions=LOGIT,
@@ -376,6 +380,7 @@ def _exact_poly1(m, scores, labels, epsilon):
     return m.fsum(-y * m.log(p) for y, p in pairs if y) + epsilon * (1 - right)
 
 
+@compiled
 @card(
     values="list",
     predictions=LOGIT,
@@ -451,6 +456,7 @@ def poly1_softmax_ranking_loss(
     return lists.reduce(lists.sums(values), reduce_fn)
 
 
+@compiled
 @card(
     values="list",
     predictions=LOGIT,
@@ -529,6 +535,7 @@ def _exact_listmle(m, scores, labels):
     )
 
 
+@compiled
 @card(
     values="list",
     predictions=LOGIT,

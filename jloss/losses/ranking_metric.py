@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from jloss._compiled import compiled
 from jloss._safe import hyper, keep, nan_unless, ratio, sigmoid
 from jloss.card import POSITIVE, REAL, RELEVANCE, card
 from jloss.losses._lists import (
@@ -48,6 +49,7 @@ def _exact_approx_ndcg(m, scores, labels, temperature):
     return -found / ideal if ideal else m.mpf(0)
 
 
+@compiled
 @card(
     values="list",
     predictions=REAL,
@@ -293,6 +295,7 @@ def _exact_score_of_ranks(m, scores, labels, step):
     return total
 
 
+@compiled
 @card(
     values="list",
     predictions=REAL,
@@ -348,6 +351,7 @@ def approx_t12n(
     return _soft_metric(metric_fn, "approx_t12n", "approx", steps)
 
 
+@compiled
 @card(
     values="list",
     predictions=REAL,
@@ -410,6 +414,7 @@ def _without_noise(transform):
     return loss
 
 
+@compiled
 @card(
     values="list",
     predictions=REAL,
@@ -488,6 +493,7 @@ def _in_one_segment(transform):
     return loss
 
 
+@compiled
 @card(
     values="list",
     predictions=REAL,

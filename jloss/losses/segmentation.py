@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from jloss._compiled import compiled
 from jloss._safe import Axis, axes_of, floats, hyper, keep, mask, nan_unless, same_shape
 from jloss._softmax import probabilities
 from jloss.card import LOGIT, NONNEGATIVE, ONE_HOT, POSITIVE, PROBABILITY, card
@@ -155,6 +156,7 @@ def _one_image(loss: Callable[..., Any]) -> Callable[..., Any]:
     return form
 
 
+@compiled
 @card(
     values="batch",
     predictions=LOGIT,
@@ -291,6 +293,7 @@ def _exact_binary_dice(m, logits, labels, smooth):
     return _exact_dice(m, pixels, regions, smooth, m.mpf(0.5), m.mpf(0.5))
 
 
+@compiled
 @card(
     values="batch",
     predictions=LOGIT,
@@ -367,6 +370,7 @@ def _exact_multiclass_generalized_dice(m, logits, labels, smooth):
     return m.fsum(w * _exact_share(o, smooth, half, half) for w, o in pairs) / m.fsum(weights)
 
 
+@compiled
 @card(
     values="batch",
     predictions=LOGIT,
@@ -446,6 +450,7 @@ def _exact_generalized_dice(m, logits, labels):
     return _exact_share(parts, 0, m.mpf(0.5), m.mpf(0.5))
 
 
+@compiled
 @card(
     values="batch",
     predictions=LOGIT,
@@ -520,6 +525,7 @@ def _exact_tversky(m, predictions, targets, alpha, beta, smooth):
     return _exact_share((hit, extra, missed), smooth, alpha, beta)
 
 
+@compiled
 @card(
     values="example",
     predictions=_CERTAIN_OR_NOT,

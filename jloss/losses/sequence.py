@@ -18,6 +18,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jloss import _lattice
+from jloss._compiled import compiled
 from jloss._safe import chain, floats, keep, mask, nan_unless, two_difference
 from jloss.card import Domain, card
 
@@ -98,6 +99,7 @@ _CLAIMS = dict(
 # The losses --------------------------------------------------------------------------------------
 
 
+@compiled
 @card(
     **_CLAIMS,
     also=dict(optax="losses.ctc_loss", torch="nn.functional.ctc_loss", keras="losses.ctc"),
@@ -162,6 +164,7 @@ def ctc_loss(
     return _values(inputs, blank_id, zero_infinity)
 
 
+@compiled
 @card(**_CLAIMS, also=dict(optax="losses.ctc_loss_with_forward_probs"))
 def ctc_loss_with_forward_probs(
     logits: ArrayLike,

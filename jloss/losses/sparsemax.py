@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from jloss._compiled import compiled
 from jloss._safe import (
     chain,
     class_indices,
@@ -40,6 +41,7 @@ def _exact_sparsemax(m, logit, label):
     return max(0, against if against >= 1 else m.mpf(max(against + 1, 0)) ** 2 / 4)
 
 
+@compiled
 @card(
     values="element",
     predictions=LOGIT,
@@ -111,6 +113,7 @@ def _exact_multiclass_sparsemax(m, scores, label):
     return lead + (1 - m.fdot(likely, likely)) / 2
 
 
+@compiled
 @card(
     values="example",
     predictions=REAL,
@@ -228,6 +231,7 @@ def _exact_log_sum_exp_less_dot(m, scores, targets):
     return total - m.fdot(scores, targets)
 
 
+@compiled
 @card(
     values="example",
     predictions=REAL,
