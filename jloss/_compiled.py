@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 
 Loss = TypeVar("Loss", bound=Callable[..., Any])
 
@@ -50,7 +51,7 @@ def _is_static(value: Any) -> bool:
 
 def _is_array(value: Any) -> bool:
     if isinstance(value, Array):
-        return not isinstance(value, jax.core.Tracer)
+        return not isinstance(value, Tracer)
     return isinstance(value, float) or (
         isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind not in "OSUMm"
     )
