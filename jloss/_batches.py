@@ -82,10 +82,12 @@ def source(name: str, data: Any, *, once: bool = False) -> Arrays | Batches:
     Args:
       name: what the user calls it.
       data: a pytree of arrays with a common leading axis, or something to be iterated for each
-        epoch, or a function of the epoch that gives something to be iterated.
+        epoch, such as a list of batches, or a function of the epoch that gives such.
       once: it is gone through only once.
     """
-    single = jax.tree_util.all_leaves([data]) and not hasattr(data, "shape")
+    # A list of arrays is a pytree of them; of pairs or mappings no data set would be made.
+    listed = isinstance(data, list) and not jax.tree_util.all_leaves(data)
+    single = listed or (jax.tree_util.all_leaves([data]) and not hasattr(data, "shape"))
     if single and callable(data):
         return Batches(name, cast(Callable[[int], Iterable[Any]], data))
     if single and hasattr(data, "__iter__") and not isinstance(data, (str, bytes)):

@@ -11,7 +11,7 @@ import jax
 
 from jloss import _store
 from jloss._optional import optional
-from jloss.update import State, copied
+from jloss.update import State, copied, wanted_by
 
 _FORMAT = 1
 _KEPT = 2
@@ -201,10 +201,18 @@ def _rule(state: State) -> dict[str, str]:
     """What tells optimizers apart whose states look alike: their rates and schedules are in it."""
     import optax
 
-    shapes = jax.eval_shape(lambda: (state.params, state.opt_state))
+    def square(params: Any, batch: Any = None, grad_fn: Any = None) -> jax.Array:
+        return optax.tree_utils.tree_norm(params, squared=True)
+
+    def updated(params: Any, opt_state: Any) -> Any:
+        # Of a loss of its own, for optimizers that want to know more of it than the gradient.
+        known = dict(value=square(params), grad=params, batch=None, value_fn=square)
+        wanted = wanted_by(state.optimizer, **known, grad_fn=lambda params, _: params)
+        return state.optimizer.update(params, opt_state, params, **wanted)
+
     try:
-        program = jax.make_jaxpr(state.optimizer.update)(shapes[0], shapes[1], shapes[0])
-    except Exception:  # one that wants to know the loss is known by its state alone
+        program = jax.make_jaxpr(updated)(*jax.eval_shape(lambda: (state.params, state.opt_state)))
+    except Exception:  # one that wants to know still more is known by its state alone
         return {}
     digest = _store.digest([_store.program_text(program), *program.consts])
     return {f"with jax {jax.__version__}, optax {optax.__version__} the optimizer": digest}

@@ -81,8 +81,9 @@ def fit(
       objective: ``objective(params, batch) -> Average``; what is minimised.
       state: from `init` or from an earlier `fit`, which is continued. It stays valid.
       train: a pytree of arrays with a common leading axis, from which batches are taken: ``(inputs,
-        targets)``, or what else the objective wants. Or batches, in their own order: anything that
-        can be iterated anew for each epoch (a loader of grain, torch or tensorflow), or a function
+        targets)``, or what else the objective wants. Or batches, in their own order: a list of
+        pairs or mappings, whatever else can be iterated anew for each epoch (a loader of grain,
+        torch or tensorflow), or a function
         ``train(epoch)`` that returns something to be iterated, which makes an endless iterator an
         epoch of 500: ``lambda epoch: itertools.islice(endless, 500)``. To be resumed exactly, they
         must be the same whenever they are asked for.

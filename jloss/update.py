@@ -267,7 +267,7 @@ def advance(
     on_batch = gradient(objective, batch, microbatches=microbatches, scale=scale, **context)
     (value, found), grads = on_batch.value_and_grad(state.params)
     # Line searches, second-order and sharpness-aware optimizers want more than the gradient.
-    wanted = _context(
+    wanted = wanted_by(
         state.optimizer,
         value=value,
         grad=grads,
@@ -334,7 +334,7 @@ def _check_opt_state(state: State) -> None:
             )
 
 
-def _context(optimizer: "optax.GradientTransformation", **context: Any) -> dict[str, Any]:
+def wanted_by(optimizer: "optax.GradientTransformation", **context: Any) -> dict[str, Any]:
     """Of the context that which the optimizer's update names, or all if it takes any."""
     parameters = inspect.signature(optimizer.update).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):

@@ -45,11 +45,12 @@ def same(ours, theirs):
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("sizes", [(4, 4, 3), (4, 3, 4)])
-def test_batches_make_the_updates_that_they_make_one_by_one(sizes):
+@pytest.mark.parametrize("kind", [Loader, list])
+@pytest.mark.parametrize("sizes", [(4, 4, 3), (4, 3, 4), (5, 5)])
+def test_batches_make_the_updates_that_they_make_one_by_one(sizes, kind):
     """A last smaller batch, and one of another shape in between."""
     found = batches(*sizes)
-    state, history = fit(LEAST_SQUARES, init(zeros(), ADAM), Loader(found), epochs=2)
+    state, history = fit(LEAST_SQUARES, init(zeros(), ADAM), kind(found), epochs=2)
     same(state, by_hand(2, found)[0])
     assert [*history] == ["loss"]  # batches are not gone through again to be judged
 
@@ -158,7 +159,16 @@ WIDER = (np.ones((2, 4), np.float32), np.ones(2, np.float32))
             TypeError,
             r"batch 0 of train\[0\] holds <U3, not numbers",
         ),
-        ({"train": batches(4, 3)}, ValueError, "a list of batches goes in as train=lambda epoch"),
+        (
+            {"train": [INPUTS[:4], INPUTS[4:7]]},
+            ValueError,
+            "a list of batches goes in as train=lambda epoch",
+        ),
+        (
+            {"train": [*batches(4), (INPUTS[:4, :2], TARGETS[:4])]},
+            ValueError,
+            r"refuses batch 1 of epoch 0, which has \[0\] float32\(4, 2\)",
+        ),
     ],
 )
 def test_fit_refuses(change, error, message):

@@ -154,6 +154,17 @@ def test_a_folder_of_another_fit_is_refused(kept, change, message):
         fit(LEAST_SQUARES, state, given.pop("train"), epochs=3, checkpoint=kept, **given)
 
 
+def test_line_searches_are_told_apart_by_what_they_do(tmp_path):
+    def fitted(**search):
+        optimizer = optax.lbfgs(linesearch=optax.scale_by_zoom_linesearch(**search))
+        return fit(LEAST_SQUARES, init(zeros(), optimizer), DATA, epochs=1, checkpoint=tmp_path)
+
+    fitted(max_linesearch_steps=5)
+    fitted(max_linesearch_steps=5)
+    with pytest.raises(ValueError, match="another update rule"):
+        fitted(max_linesearch_steps=6)
+
+
 def test_a_folder_of_another_version_is_refused(kept, monkeypatch):
     monkeypatch.setattr("jloss.checkpoint._FORMAT", 7)
     with pytest.raises(ValueError, match="written in format 1; this version of jloss reads 7"):
