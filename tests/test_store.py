@@ -12,6 +12,7 @@ import zipfile
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jloss
@@ -23,6 +24,12 @@ AXES = {"b": jnp.linspace(-1.0, 2.0, 7), "a": jnp.array([0.5, 3.0, -1.0])}
 
 def asymmetric(b, a):
     return {"cube": b**3 - 2 * a, "pair": jnp.stack([a, b])}
+
+
+def fit(folder):
+    square = lambda params, batch: jloss.average((params * batch) ** 2)  # noqa: E731
+    state = jloss.init(jnp.array(1.0), optax.sgd(0.1))
+    return jloss.fit(square, state, jnp.ones(3), epochs=1, checkpoint=folder)
 
 
 def counted(function):
@@ -184,11 +191,18 @@ def test_a_damaged_block_is_named(tmp_path):
         sweep(asymmetric, out=tmp_path, **AXES)
 
 
-def test_a_folder_in_use_is_refused(tmp_path):
-    folder = _store.Folder(tmp_path, {"function": "", "axes": "", "data": ""}, {})
-    with pytest.raises(ValueError, match="in use by another process"):
-        sweep(asymmetric, out=tmp_path, **AXES)
-    del folder
+def test_a_folder_in_use_by_another_process_is_refused_until_that_ends(tmp_path):
+    """Both sweeps and fits hold theirs by `lock`."""
+    code = "import sys, pathlib; from jloss._store import lock; "
+    code += "held = lock('out', pathlib.Path(sys.argv[1])); print('held', flush=True); input()"
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        for use in (lambda: sweep(asymmetric, out=tmp_path, **AXES), lambda: fit(tmp_path)):
+            with pytest.raises(ValueError, match="in use by another process"):
+                use()
+        other.kill()
+    sweep(asymmetric, out=tmp_path, **AXES)
 
 
 def test_a_full_disk_keeps_the_finished_blocks(tmp_path, small_blocks, monkeypatch):
