@@ -55,7 +55,6 @@ def _exact_binary(m, logit, label, pos_weight=None):
     )
 
 
-@compiled
 @card(
     values="element",
     predictions=LOGIT,
@@ -78,6 +77,7 @@ def _exact_binary(m, logit, label, pos_weight=None):
     elicits="probability",
     given=dict(pos_weight=1.0),
 )
+@compiled
 def sigmoid_binary_cross_entropy(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -169,7 +169,6 @@ def _exact_focal(m, logit, label, gamma, alpha=None):
     return weight * ((1 - label) * yes + label * no) ** gamma * cross_entropy
 
 
-@compiled
 @card(
     values="element",
     predictions=LOGIT,
@@ -186,6 +185,7 @@ def _exact_focal(m, logit, label, gamma, alpha=None):
     convex=False,
     kinks=False,
 )
+@compiled
 def sigmoid_focal_loss(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -327,7 +327,6 @@ def _certainty_jvp(primals, tangents):
 # Several classes out of many ---------------------------------------------------------------------
 
 
-@compiled
 @card(
     values="example",
     predictions=LOGIT,
@@ -349,6 +348,7 @@ def _certainty_jvp(primals, tangents):
     kinks=False,
     invariant=("permutation",),
 )
+@compiled
 def multilabel_soft_margin_loss(
     logits: ArrayLike, labels: ArrayLike, *, axis: Axis = -1, where: ArrayLike | None = None
 ) -> Array:

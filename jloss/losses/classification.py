@@ -141,7 +141,6 @@ def _options_scale(inputs, label_smoothing, z_loss, softcap):
     return (1 + inputs) * (1 + (z_loss or 0)) * (1 + capped)
 
 
-@compiled
 @card(
     values="example",
     predictions=LOGIT,
@@ -168,6 +167,7 @@ def _options_scale(inputs, label_smoothing, z_loss, softcap):
     invariant=("shift", "permutation"),
     given=_NO_OPTIONS,
 )
+@compiled
 def softmax_cross_entropy(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -237,7 +237,6 @@ def _dense(
     return rows, shown + nan_unless(loss, shown >= 0, "at least 0", labels=shown), where
 
 
-@compiled
 @card(
     values="example",
     predictions=LOGIT,
@@ -268,6 +267,7 @@ def _dense(
     invariant=("shift",),
     given=_NO_OPTIONS,
 )
+@compiled
 def softmax_cross_entropy_with_integer_labels(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -326,7 +326,6 @@ def softmax_cross_entropy_with_integer_labels(
     return keep(seen, _regularised(loss, values, rows, where, label_smoothing, z_loss))
 
 
-@compiled
 @card(
     values="example",
     predictions=LOGIT,
@@ -344,6 +343,7 @@ def softmax_cross_entropy_with_integer_labels(
     elicits="probability",
     invariant=("shift", "permutation"),
 )
+@compiled
 def safe_softmax_cross_entropy(
     logits: ArrayLike, labels: ArrayLike, *, where: ArrayLike | None = None
 ) -> Array:
@@ -388,7 +388,6 @@ def _with_smooth_labels(smooth: Callable[..., Array]) -> Callable[..., Array]:
     return form
 
 
-@compiled
 @card(
     values="example",
     predictions=LOGIT,
@@ -406,6 +405,7 @@ def _with_smooth_labels(smooth: Callable[..., Array]) -> Callable[..., Array]:
     invariant=("shift", "permutation"),
     form=_with_smooth_labels,
 )
+@compiled
 def smooth_labels(
     labels: ArrayLike, alpha: ArrayLike, *, axis: Axis = -1, where: ArrayLike | None = None
 ) -> Array:
@@ -457,7 +457,6 @@ def _exact_classes(m, logits, labels, term):
     return m.fsum(terms)
 
 
-@compiled
 @card(
     values="example",
     predictions=LOGIT,
@@ -475,6 +474,7 @@ def _exact_classes(m, logits, labels, term):
     kinks=False,
     invariant=("shift", "permutation"),
 )
+@compiled
 def poly_loss_cross_entropy(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -555,7 +555,6 @@ def _beyond_first(missing: Array, surprise: Array) -> Array:
     return jnp.where(missing < 0.5, missing * t + t * square * series, surprise - missing)
 
 
-@compiled
 @card(
     values="example",
     predictions=LOGIT,
@@ -572,6 +571,7 @@ def _beyond_first(missing: Array, surprise: Array) -> Array:
     kinks=False,
     invariant=("shift", "permutation"),
 )
+@compiled
 def softmax_focal_loss(
     logits: ArrayLike,
     labels: ArrayLike,

@@ -49,7 +49,6 @@ def _exact_ntxent(m, embeddings, labels, temperature):
     return m.fsum(terms) / len(terms) if terms else m.mpf(0)
 
 
-@compiled
 @card(
     values="batch",
     predictions=EMBEDDING,
@@ -66,6 +65,7 @@ def _exact_ntxent(m, embeddings, labels, temperature):
     kinks=False,
     invariant=("scale",),
 )
+@compiled
 def ntxent(
     embeddings: ArrayLike,
     labels: ArrayLike,
@@ -276,7 +276,6 @@ def _summed(loss: Callable[..., Any]) -> Callable[..., Any]:
     return form
 
 
-@compiled
 @card(
     values="batch",
     predictions=EMBEDDING,
@@ -294,6 +293,7 @@ def _summed(loss: Callable[..., Any]) -> Callable[..., Any]:
     convex=False,
     invariant=("scale",),
 )
+@compiled
 def circle_loss(
     embeddings: ArrayLike,
     labels: ArrayLike,

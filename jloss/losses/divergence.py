@@ -26,7 +26,6 @@ from jloss._safe import (
 from jloss.card import COUNT, LOG_PROBABILITIES, LOG_RATE, LOG_TARGETS, PROBABILITIES, card
 
 
-@compiled
 @card(
     values="example",
     predictions=LOG_PROBABILITIES,
@@ -53,6 +52,7 @@ from jloss.card import COUNT, LOG_PROBABILITIES, LOG_RATE, LOG_TARGETS, PROBABIL
     elicits="probability",
     invariant=("permutation",),
 )
+@compiled
 def kl_divergence(
     log_predictions: ArrayLike,
     targets: ArrayLike,
@@ -138,7 +138,6 @@ def _lift(values: Array, sizes: Array) -> Array:
     return values + jax.lax.stop_gradient(lift)
 
 
-@compiled
 @card(
     values="example",
     predictions=LOG_PROBABILITIES,
@@ -162,6 +161,7 @@ def _lift(values: Array, sizes: Array) -> Array:
     kinks=False,
     invariant=("permutation",),
 )
+@compiled
 def kl_divergence_with_log_targets(
     log_predictions: ArrayLike,
     log_targets: ArrayLike,
@@ -219,7 +219,6 @@ def _exact_generalized_kl(m, log_predictions, targets):
     )
 
 
-@compiled
 @card(
     values="example",
     predictions=LOG_RATE,
@@ -236,6 +235,7 @@ def _exact_generalized_kl(m, log_predictions, targets):
     kinks=False,
     invariant=("permutation",),
 )
+@compiled
 def generalized_kl_divergence(
     log_predictions: ArrayLike,
     targets: ArrayLike,

@@ -48,7 +48,6 @@ def _exact_hinge_embedding(m, distance, sign, margin):
     return distance if sign > 0 else max(m.mpf(0), margin - distance)
 
 
-@compiled
 @card(
     values="element",
     predictions=REAL,
@@ -62,6 +61,7 @@ def _exact_hinge_embedding(m, distance, sign, margin):
     convex=True,
     lipschitz=1.0,
 )
+@compiled
 def hinge_embedding_loss(
     predictions: ArrayLike,
     targets: ArrayLike,
@@ -121,7 +121,6 @@ def _labels_by_name(loss: Callable[..., Any]) -> Callable[..., Any]:
     return form
 
 
-@compiled
 @card(
     values="example",
     predictions=EMBEDDING,
@@ -141,6 +140,7 @@ def _labels_by_name(loss: Callable[..., Any]) -> Callable[..., Any]:
     symmetric=True,
     invariant=("scale", "permutation"),
 )
+@compiled
 def cosine_embedding_loss(
     predictions: ArrayLike,
     targets: ArrayLike,
@@ -237,7 +237,6 @@ def _negatives_by_name(loss: Callable[..., Any]) -> Callable[..., Any]:
     return form
 
 
-@compiled
 @card(
     values="example",
     predictions=_VECTOR,
@@ -262,6 +261,7 @@ def _negatives_by_name(loss: Callable[..., Any]) -> Callable[..., Any]:
     invariant=("permutation",),
     given=dict(norm_degree=2.0),
 )
+@compiled
 def triplet_margin_loss(
     anchors: ArrayLike,
     positives: ArrayLike,
@@ -426,7 +426,6 @@ def _negatives_and_margin_by_name(loss: Callable[..., Any]) -> Callable[..., Any
     return form
 
 
-@compiled
 @card(
     values="example",
     predictions=_VECTOR,
@@ -444,6 +443,7 @@ def _negatives_and_margin_by_name(loss: Callable[..., Any]) -> Callable[..., Any
     lipschitz=2.0,
     invariant=("permutation",),
 )
+@compiled
 def triplet_margin_with_distance_loss(
     anchors: ArrayLike,
     positives: ArrayLike,

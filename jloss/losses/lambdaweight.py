@@ -74,7 +74,6 @@ _PAIRS: dict[str, Any] = dict(
 )
 
 
-@compiled
 @card(
     **_PAIRS,
     exact=_exact_weighed_pairs(_exact_labeldiff),
@@ -85,6 +84,7 @@ _PAIRS: dict[str, Any] = dict(
     convex=True,
     invariant=("shift", "permutation"),
 )
+@compiled
 def labeldiff_lambdaweight(
     scores: ArrayLike,
     labels: ArrayLike,
@@ -122,7 +122,6 @@ def labeldiff_lambdaweight(
     return jnp.abs(_differences(labels, _beside(labels, where, segments))[0])
 
 
-@compiled
 @card(
     **_PAIRS,
     exact=_exact_weighed_pairs(_exact_dcg),
@@ -130,6 +129,7 @@ def labeldiff_lambdaweight(
     also=dict(rax="dcg_lambdaweight"),
     ulp=4,
 )
+@compiled
 def dcg_lambdaweight(
     scores: ArrayLike,
     labels: ArrayLike,
@@ -189,7 +189,6 @@ def dcg_lambdaweight(
     return lists * gaps * drop(ranks)
 
 
-@compiled
 @card(
     **_PAIRS,
     exact=_exact_weighed_pairs(_exact_dcg2),
@@ -197,6 +196,7 @@ def dcg_lambdaweight(
     also=dict(rax="dcg2_lambdaweight"),
     ulp=4,
 )
+@compiled
 def dcg2_lambdaweight(
     scores: ArrayLike,
     labels: ArrayLike,

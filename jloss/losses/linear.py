@@ -97,7 +97,6 @@ def _exact_linear(m, features, label, label_smoothing):
     return m.fsum(share * (total - x) for share, x in zip(shares, logits, strict=True) if share)
 
 
-@compiled
 @card(
     values="example",
     predictions=REAL,
@@ -117,6 +116,7 @@ def _exact_linear(m, features, label, label_smoothing):
     given=dict(label_smoothing=0.0),
     form=_on_first_classes,
 )
+@compiled
 def linear_softmax_cross_entropy(
     features: ArrayLike,
     weights: ArrayLike,
@@ -359,7 +359,6 @@ def _exact_adaptive(m, features, label):
     return value + cross_entropy(features[2:], label - 2) if label >= 2 else value
 
 
-@compiled
 @card(
     values="example",
     predictions=REAL,
@@ -375,6 +374,7 @@ def _exact_adaptive(m, features, label):
     kinks=False,
     form=_on_fixed_tree,
 )
+@compiled
 def adaptive_softmax_cross_entropy(
     features: ArrayLike,
     parameters: AdaptiveSoftmax,

@@ -47,7 +47,6 @@ def _signed(
     return scores * (1.0 + spoilt) * signs, where
 
 
-@compiled
 @card(
     values="element",
     predictions=REAL,
@@ -63,6 +62,7 @@ def _signed(
     kinks=lambda targets: targets,
     elicits="mode",
 )
+@compiled
 def hinge_loss(
     predictor_outputs: ArrayLike, targets: ArrayLike, *, where: ArrayLike | None = None
 ) -> Array:
@@ -93,7 +93,6 @@ def hinge_loss(
     return keep(where, ramp(1.0 - agreement))
 
 
-@compiled
 @card(
     values="element",
     predictions=REAL,
@@ -109,6 +108,7 @@ def hinge_loss(
     kinks=False,
     elicits="mean",
 )
+@compiled
 def squared_hinge_loss(
     predictor_outputs: ArrayLike, targets: ArrayLike, *, where: ArrayLike | None = None
 ) -> Array:
@@ -140,7 +140,6 @@ def squared_hinge_loss(
     return keep(where, jnp.square(ramp(1.0 - agreement)))
 
 
-@compiled
 @card(
     values="element",
     predictions=LOGIT,
@@ -156,6 +155,7 @@ def squared_hinge_loss(
     kinks=False,
     elicits="probability",
 )
+@compiled
 def soft_margin_loss(
     predictor_outputs: ArrayLike, targets: ArrayLike, *, where: ArrayLike | None = None
 ) -> Array:
@@ -188,7 +188,6 @@ def soft_margin_loss(
     return keep(where, softplus(-agreement))
 
 
-@compiled
 @card(
     values="element",
     predictions=REAL,
@@ -204,6 +203,7 @@ def soft_margin_loss(
     lipschitz=1.0,
     kinks=lambda targets: 0.0 * targets,
 )
+@compiled
 def perceptron_loss(
     predictor_outputs: ArrayLike, targets: ArrayLike, *, where: ArrayLike | None = None
 ) -> Array:
@@ -264,7 +264,6 @@ def _exact_multiclass_hinge(m, scores, label):
     return max([m.mpf(0), *(1 + other - scores[label] for other in others)])
 
 
-@compiled
 @card(
     values="example",
     predictions=REAL,
@@ -279,6 +278,7 @@ def _exact_multiclass_hinge(m, scores, label):
     lipschitz=math.sqrt(2),
     invariant=("shift",),
 )
+@compiled
 def multiclass_hinge_loss(
     scores: ArrayLike, labels: ArrayLike, *, where: ArrayLike | None = None
 ) -> Array:
@@ -318,7 +318,6 @@ def _exact_multiclass_perceptron(m, scores, label):
     return max(scores) - scores[label]
 
 
-@compiled
 @card(
     values="example",
     predictions=REAL,
@@ -333,6 +332,7 @@ def _exact_multiclass_perceptron(m, scores, label):
     lipschitz=math.sqrt(2),
     invariant=("shift",),
 )
+@compiled
 def multiclass_perceptron_loss(
     scores: ArrayLike, labels: ArrayLike, *, where: ArrayLike | None = None
 ) -> Array:
@@ -374,7 +374,6 @@ def _exact_categorical_hinge(m, scores, labels):
     return max(m.mpf(0), 1 + strongest - m.fsum(label * score for score, label in pairs))
 
 
-@compiled
 @card(
     values="example",
     predictions=REAL,
@@ -388,6 +387,7 @@ def _exact_categorical_hinge(m, scores, labels):
     lipschitz=math.sqrt(2),
     invariant=("permutation",),
 )
+@compiled
 def categorical_hinge_loss(
     scores: ArrayLike, labels: ArrayLike, *, where: ArrayLike | None = None
 ) -> Array:
@@ -434,7 +434,6 @@ def _exact_multi_margin(m, scores, label, margin):
     return m.fsum(s for k, s in enumerate(shortfalls) if k != label) / len(scores)
 
 
-@compiled
 @card(
     values="example",
     predictions=REAL,
@@ -449,6 +448,7 @@ def _exact_multi_margin(m, scores, label, margin):
     convex=True,
     invariant=("shift",),
 )
+@compiled
 def multi_margin_loss(
     scores: ArrayLike,
     labels: ArrayLike,
@@ -509,7 +509,6 @@ def _exact_multilabel_margin(m, scores, labels):
     return m.fsum(max(m.mpf(0), 1 - s + rival) for s in right for rival in wrong) / len(scores)
 
 
-@compiled
 @card(
     values="example",
     predictions=REAL,
@@ -522,6 +521,7 @@ def _exact_multilabel_margin(m, scores, labels):
     convex=True,
     invariant=("shift", "permutation"),
 )
+@compiled
 def multilabel_margin_loss(
     scores: ArrayLike, labels: ArrayLike, *, where: ArrayLike | None = None
 ) -> Array:

@@ -183,7 +183,6 @@ def _exact_pairs(pair):
 _RANKING: dict[str, Any] = dict(values="list", predictions=REAL, targets=LABEL, form=_on_each_list)
 
 
-@compiled
 @card(
     **_RANKING,
     exact=_exact_pairs(lambda m, lead, _: max(0, 1 - lead)),
@@ -195,6 +194,7 @@ _RANKING: dict[str, Any] = dict(values="list", predictions=REAL, targets=LABEL, 
     convex=True,
     invariant=("permutation",),
 )
+@compiled
 def pairwise_hinge_loss(
     scores: ArrayLike,
     labels: ArrayLike,
@@ -246,7 +246,6 @@ def pairwise_hinge_loss(
     )
 
 
-@compiled
 @card(
     **_RANKING,
     exact=_exact_pairs(lambda m, lead, _: max(0, 1 - lead) ** 2),
@@ -258,6 +257,7 @@ def pairwise_hinge_loss(
     kinks=False,
     invariant=("permutation",),
 )
+@compiled
 def pairwise_squared_hinge_loss(
     scores: ArrayLike,
     labels: ArrayLike,
@@ -318,7 +318,6 @@ def _qr_form(loss):
     return form
 
 
-@compiled
 @card(
     **_RANKING | dict(form=_qr_form),
     hyper=dict(tau=UNIT),
@@ -335,6 +334,7 @@ def _qr_form(loss):
     convex=True,
     invariant=("permutation",),
 )
+@compiled
 def pairwise_qr_loss(
     scores: ArrayLike,
     labels: ArrayLike,
@@ -407,7 +407,6 @@ def pairwise_qr_loss(
     return _reduced(given, sums, pair, lambdaweight_fn, reduce_fn, residual=True)
 
 
-@compiled
 @card(
     **_RANKING,
     exact=lambda m, scores, labels: m.fsum(
@@ -426,6 +425,7 @@ def pairwise_qr_loss(
     symmetric=True,
     invariant=("translation", "permutation"),
 )
+@compiled
 def pairwise_mse_loss(
     scores: ArrayLike,
     labels: ArrayLike,
@@ -525,7 +525,6 @@ def _valid(row: Side, column: Side) -> Array:
     return (home[:, None] == other_home) & (labels[:, None] > other_labels)
 
 
-@compiled
 @card(
     **_RANKING,
     exact=_exact_pairs(lambda m, lead, _: m.log1p(m.exp(-lead))),
@@ -537,6 +536,7 @@ def _valid(row: Side, column: Side) -> Array:
     kinks=False,
     invariant=("shift", "permutation"),
 )
+@compiled
 def pairwise_logistic_loss(
     scores: ArrayLike,
     labels: ArrayLike,
@@ -586,7 +586,6 @@ def _logistic(behind: Array, lost: Array) -> Array:
     return softplus(behind) + sigmoid(behind) * lost
 
 
-@compiled
 @card(
     **_RANKING,
     exact=_exact_pairs(lambda m, lead, _: 1 / (1 + m.exp(lead))),
@@ -599,6 +598,7 @@ def _logistic(behind: Array, lost: Array) -> Array:
     kinks=False,
     invariant=("shift", "permutation"),
 )
+@compiled
 def pairwise_soft_zero_one_loss(
     scores: ArrayLike,
     labels: ArrayLike,
@@ -663,7 +663,6 @@ def _with_labels(loss):
     return form
 
 
-@compiled
 @card(
     values="element",
     predictions=REAL,
@@ -680,6 +679,7 @@ def _with_labels(loss):
     lipschitz=1.0,
     invariant=("translation",),
 )
+@compiled
 def margin_ranking_loss(
     predictions: ArrayLike,
     targets: ArrayLike,
@@ -747,7 +747,6 @@ def _of_logistic(loss):
     return form
 
 
-@compiled
 @card(
     **_RANKING | dict(form=_of_logistic),
     exact=_exact_pairs(lambda m, lead, _: m.log1p(m.exp(-lead))),
@@ -757,6 +756,7 @@ def _of_logistic(loss):
     kinks=False,
     invariant=("permutation",),
 )
+@compiled
 def pairwise_loss(
     scores: ArrayLike,
     labels: ArrayLike,

@@ -68,7 +68,6 @@ def _some_rest(probability: Array) -> Array:
 # Binary ------------------------------------------------------------------------------------------
 
 
-@compiled
 @card(
     values="element",
     predictions=PROBABILITY,
@@ -89,6 +88,7 @@ def _some_rest(probability: Array) -> Array:
     kinks=False,
     elicits="probability",
 )
+@compiled
 def binary_cross_entropy(
     predictions: ArrayLike, labels: ArrayLike, *, where: ArrayLike | None = None
 ) -> Array:
@@ -153,7 +153,6 @@ def _binary_cross_entropy_jvp(primals, tangents):
 # One class out of several ------------------------------------------------------------------------
 
 
-@compiled
 @card(
     values="example",
     predictions=PROBABILITIES,
@@ -171,6 +170,7 @@ def _binary_cross_entropy_jvp(primals, tangents):
     kinks=False,
     invariant=("permutation",),
 )
+@compiled
 def categorical_cross_entropy(
     predictions: ArrayLike,
     labels: ArrayLike,
@@ -249,7 +249,6 @@ def _at(rows: Array, labels: Array) -> Array:
     return jnp.take_along_axis(rows, labels[..., None], -1)[..., 0]
 
 
-@compiled
 @card(
     values="example",
     predictions=LOG_PROBABILITIES,
@@ -264,6 +263,7 @@ def _at(rows: Array, labels: Array) -> Array:
     smooth=0.0,
     kinks=False,
 )
+@compiled
 def nll_loss(
     log_predictions: ArrayLike,
     labels: ArrayLike,
@@ -315,7 +315,6 @@ def _exact_generalized(m, predictions, label, q):
     return (1 - right**q) / q if q else -m.log(right)
 
 
-@compiled
 @card(
     values="example",
     predictions=PROBABILITIES,
@@ -330,6 +329,7 @@ def _exact_generalized(m, predictions, label, q):
     convex=True,
     kinks=False,
 )
+@compiled
 def generalized_cross_entropy(
     predictions: ArrayLike,
     labels: ArrayLike,
@@ -432,7 +432,6 @@ _SERIES = _series(18)
 # Normal ------------------------------------------------------------------------------------------
 
 
-@compiled
 @card(
     values="element",
     predictions=REAL,
@@ -453,6 +452,7 @@ _SERIES = _series(18)
     elicits="mean",
     invariant=("translation",),
 )
+@compiled
 def gaussian_nll(
     predictions: ArrayLike,
     targets: ArrayLike,
@@ -506,7 +506,6 @@ def gaussian_nll(
 # Poisson -----------------------------------------------------------------------------------------
 
 
-@compiled
 @card(
     values="element",
     predictions=LOG_RATE,
@@ -521,6 +520,7 @@ def gaussian_nll(
     convex=True,
     kinks=False,
 )
+@compiled
 def poisson_nll(
     log_predictions: ArrayLike, targets: ArrayLike, *, where: ArrayLike | None = None
 ) -> Array:
@@ -577,7 +577,6 @@ def _exact_poisson(m, rate, count):
     return rate - (count and count * m.log(rate)) + m.loggamma(count + 1)
 
 
-@compiled
 @card(
     values="element",
     predictions=RATE,
@@ -594,6 +593,7 @@ def _exact_poisson(m, rate, count):
     kinks=False,
     elicits="mean",
 )
+@compiled
 def poisson_nll_with_rates(
     predictions: ArrayLike, targets: ArrayLike, *, where: ArrayLike | None = None
 ) -> Array:

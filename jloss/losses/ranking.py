@@ -43,7 +43,6 @@ _FACTOR = Domain(
 # Point-wise --------------------------------------------------------------------------------------
 
 
-@compiled
 @card(
     values="element",
     predictions=LOGIT,
@@ -61,6 +60,7 @@ _FACTOR = Domain(
     smooth=0.25,
     kinks=False,
 )
+@compiled
 def pointwise_sigmoid_loss(
     scores: ArrayLike,
     labels: ArrayLike,
@@ -108,7 +108,6 @@ def pointwise_sigmoid_loss(
     return _reduce(values * _factors(loss, scores, weights, where), where, reduce_fn)
 
 
-@compiled
 @card(
     values="element",
     predictions=REAL,
@@ -126,6 +125,7 @@ def pointwise_sigmoid_loss(
     elicits="mean",
     invariant=("translation", "permutation"),
 )
+@compiled
 def pointwise_mse_loss(
     scores: ArrayLike,
     labels: ArrayLike,
@@ -302,7 +302,6 @@ def _in_order(
     return _against_later(_at(scores, order), queue).loss, order, in_order
 
 
-@compiled
 @card(
     values="list",
     predictions=LOGIT,
@@ -320,6 +319,7 @@ def _in_order(
     kinks=False,
     invariant=("shift", "permutation"),
 )
+@compiled
 def ranking_softmax_loss(
     logits: ArrayLike,
     labels: ArrayLike,
@@ -380,7 +380,6 @@ def _exact_poly1(m, scores, labels, epsilon):
     return m.fsum(-y * m.log(p) for y, p in pairs if y) + epsilon * (1 - right)
 
 
-@compiled
 @card(
     values="list",
     predictions=LOGIT,
@@ -396,6 +395,7 @@ def _exact_poly1(m, scores, labels, epsilon):
     kinks=False,
     invariant=("shift", "permutation"),
 )
+@compiled
 def poly1_softmax_ranking_loss(
     scores: ArrayLike,
     labels: ArrayLike,
@@ -456,7 +456,6 @@ def poly1_softmax_ranking_loss(
     return lists.reduce(lists.sums(values), reduce_fn)
 
 
-@compiled
 @card(
     values="list",
     predictions=LOGIT,
@@ -475,6 +474,7 @@ def poly1_softmax_ranking_loss(
     kinks=False,
     invariant=("shift", "permutation"),
 )
+@compiled
 def unique_softmax_loss(
     scores: ArrayLike,
     labels: ArrayLike,
@@ -535,7 +535,6 @@ def _exact_listmle(m, scores, labels):
     )
 
 
-@compiled
 @card(
     values="list",
     predictions=LOGIT,
@@ -549,6 +548,7 @@ def _exact_listmle(m, scores, labels):
     kinks=False,
     invariant=("shift",),
 )
+@compiled
 def listmle_loss(
     scores: ArrayLike,
     labels: ArrayLike,

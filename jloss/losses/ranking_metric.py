@@ -49,7 +49,6 @@ def _exact_approx_ndcg(m, scores, labels, temperature):
     return -found / ideal if ideal else m.mpf(0)
 
 
-@compiled
 @card(
     values="list",
     predictions=REAL,
@@ -67,6 +66,7 @@ def _exact_approx_ndcg(m, scores, labels, temperature):
     kinks=False,
     invariant=("shift", "permutation"),
 )
+@compiled
 def approx_ndcg_loss(
     scores: ArrayLike,
     labels: ArrayLike,
@@ -295,7 +295,6 @@ def _exact_score_of_ranks(m, scores, labels, step):
     return total
 
 
-@compiled
 @card(
     values="list",
     predictions=REAL,
@@ -315,6 +314,7 @@ def _exact_score_of_ranks(m, scores, labels, step):
     invariant=("shift", "permutation"),
     form=_score_of_ranks,
 )
+@compiled
 def approx_t12n(
     metric_fn: Callable[..., Array], temperature: ArrayLike = 1.0
 ) -> Callable[..., Array]:
@@ -351,7 +351,6 @@ def approx_t12n(
     return _soft_metric(metric_fn, "approx_t12n", "approx", steps)
 
 
-@compiled
 @card(
     values="list",
     predictions=REAL,
@@ -367,6 +366,7 @@ def approx_t12n(
     invariant=("shift", "permutation"),
     form=_score_of_ranks,
 )
+@compiled
 def bound_t12n(metric_fn: Callable[..., Array]) -> Callable[..., Array]:
     r"""A ranking metric made a loss that is never below minus the metric: ranks by hinges.
 
@@ -414,7 +414,6 @@ def _without_noise(transform):
     return loss
 
 
-@compiled
 @card(
     values="list",
     predictions=REAL,
@@ -432,6 +431,7 @@ def _without_noise(transform):
     invariant=("translation", "permutation"),
     form=_without_noise,
 )
+@compiled
 def gumbel_t12n(
     loss_or_metric_fn: Callable[..., Array],
     *,
@@ -493,7 +493,6 @@ def _in_one_segment(transform):
     return loss
 
 
-@compiled
 @card(
     values="list",
     predictions=REAL,
@@ -510,6 +509,7 @@ def _in_one_segment(transform):
     invariant=("translation", "permutation"),
     form=_in_one_segment,
 )
+@compiled
 def segment_t12n(loss_or_metric_fn: Callable[..., Array]) -> Callable[..., Array]:
     r"""A loss or metric of whole rows made one of several lists in a row, named by ``segments``.
 

@@ -50,7 +50,6 @@ def _residuals(
     return keep(where, predictions) - keep(where, targets), where
 
 
-@compiled
 @card(
     values="element",
     predictions=REAL,
@@ -73,6 +72,7 @@ def _residuals(
     elicits="mean",
     invariant=("translation", "permutation"),
 )
+@compiled
 def squared_error(
     predictions: ArrayLike, targets: ArrayLike | None = None, *, where: ArrayLike | None = None
 ) -> Array:
@@ -102,7 +102,6 @@ def squared_error(
     return keep(where, residual * residual)
 
 
-@compiled
 @card(
     values="element",
     predictions=REAL,
@@ -120,6 +119,7 @@ def squared_error(
     elicits="mean",
     invariant=("translation", "permutation"),
 )
+@compiled
 def l2_loss(
     predictions: ArrayLike, targets: ArrayLike | None = None, *, where: ArrayLike | None = None
 ) -> Array:
@@ -148,7 +148,6 @@ def l2_loss(
     return keep(where, 0.5 * residual * residual)
 
 
-@compiled
 @card(
     values="element",
     predictions=REAL,
@@ -170,6 +169,7 @@ def l2_loss(
     elicits="median",
     invariant=("translation", "permutation"),
 )
+@compiled
 def absolute_error(
     predictions: ArrayLike, targets: ArrayLike, *, where: ArrayLike | None = None
 ) -> Array:
@@ -207,7 +207,6 @@ def _exact_huber(m, prediction, target, delta):
     return size**2 / 2 if size <= delta else delta * (size - delta / 2)
 
 
-@compiled
 @card(
     values="element",
     predictions=REAL,
@@ -231,6 +230,7 @@ def _exact_huber(m, prediction, target, delta):
     symmetric=True,
     invariant=("translation", "permutation"),
 )
+@compiled
 def huber_loss(
     predictions: ArrayLike,
     targets: ArrayLike | None = None,
@@ -296,7 +296,6 @@ def _exact_smooth_l1(m, prediction, target, beta):
     return size**2 / (2 * beta) if size < beta else size - beta / 2
 
 
-@compiled
 @card(
     values="element",
     predictions=REAL,
@@ -315,6 +314,7 @@ def _exact_smooth_l1(m, prediction, target, beta):
     symmetric=True,
     invariant=("translation", "permutation"),
 )
+@compiled
 def smooth_l1_loss(
     predictions: ArrayLike,
     targets: ArrayLike,
@@ -375,7 +375,6 @@ def _share(residual: Array, beta: Array) -> Array:
     return residual / jnp.where(beta == 0, 1.0, beta)
 
 
-@compiled
 @card(
     values="element",
     predictions=REAL,
@@ -393,6 +392,7 @@ def _share(residual: Array, beta: Array) -> Array:
     symmetric=True,
     invariant=("translation", "permutation"),
 )
+@compiled
 def log_cosh(
     predictions: ArrayLike, targets: ArrayLike | None = None, *, where: ArrayLike | None = None
 ) -> Array:
@@ -439,7 +439,6 @@ def _log_cosh_jvp(primals, tangents):
     return chain(_log_cosh(residual), (jnp.tanh(residual), tangents[0]))
 
 
-@compiled
 @card(
     values="element",
     predictions=REAL,
@@ -459,6 +458,7 @@ def _log_cosh_jvp(primals, tangents):
     elicits="quantile",
     invariant=("translation", "permutation"),
 )
+@compiled
 def quantile_loss(
     predictions: ArrayLike,
     targets: ArrayLike,
@@ -500,7 +500,6 @@ def quantile_loss(
     return keep(where, slope * residual)
 
 
-@compiled
 @card(
     values="element",
     predictions=REAL,
@@ -520,6 +519,7 @@ def quantile_loss(
     symmetric=False,
     invariant=("permutation",),
 )
+@compiled
 def mean_absolute_percentage_error(
     predictions: ArrayLike, targets: ArrayLike, *, where: ArrayLike | None = None
 ) -> Array:
@@ -573,7 +573,6 @@ def _relative_size_jvp(primals, tangents):
     return chain(value, (slope, tangents[0]), (target_slope, tangents[1]))
 
 
-@compiled
 @card(
     values="element",
     predictions=ABOVE_MINUS_ONE,
@@ -592,6 +591,7 @@ def _relative_size_jvp(primals, tangents):
     symmetric=True,
     invariant=("permutation",),
 )
+@compiled
 def squared_log_error(
     predictions: ArrayLike, targets: ArrayLike, *, where: ArrayLike | None = None
 ) -> Array:
@@ -656,7 +656,6 @@ def _exact_cosine(m, prediction, target, epsilon):
     return 1 - m.fdot(prediction, target) / norms if norms else m.mpf(1)
 
 
-@compiled
 @card(
     values="example",
     predictions=EMBEDDING,
@@ -679,6 +678,7 @@ def _exact_cosine(m, prediction, target, epsilon):
     invariant=("scale", "permutation"),
     given=dict(epsilon=0.0),
 )
+@compiled
 def cosine_distance(
     predictions: ArrayLike,
     targets: ArrayLike,
@@ -742,7 +742,6 @@ def _exact_similarity(m, prediction, target, epsilon):
     return 1 - _exact_cosine(m, prediction, target, epsilon)
 
 
-@compiled
 @card(
     values="example",
     predictions=EMBEDDING,
@@ -766,6 +765,7 @@ def _exact_similarity(m, prediction, target, epsilon):
     invariant=("scale", "permutation"),
     given=dict(epsilon=0.0),
 )
+@compiled
 def cosine_similarity(
     predictions: ArrayLike,
     targets: ArrayLike,

@@ -156,7 +156,6 @@ def _one_image(loss: Callable[..., Any]) -> Callable[..., Any]:
     return form
 
 
-@compiled
 @card(
     values="batch",
     predictions=LOGIT,
@@ -175,6 +174,7 @@ def _one_image(loss: Callable[..., Any]) -> Callable[..., Any]:
     convex=False,
     given=dict(smooth=1e-3, alpha=0.5, beta=0.5),
 )
+@compiled
 def dice_loss(
     predictions: ArrayLike,
     targets: ArrayLike,
@@ -293,7 +293,6 @@ def _exact_binary_dice(m, logits, labels, smooth):
     return _exact_dice(m, pixels, regions, smooth, m.mpf(0.5), m.mpf(0.5))
 
 
-@compiled
 @card(
     values="batch",
     predictions=LOGIT,
@@ -312,6 +311,7 @@ def _exact_binary_dice(m, logits, labels, smooth):
     convex=False,
     given=dict(smooth=1e-3),
 )
+@compiled
 def binary_dice_loss(
     predictions: ArrayLike,
     targets: ArrayLike,
@@ -370,7 +370,6 @@ def _exact_multiclass_generalized_dice(m, logits, labels, smooth):
     return m.fsum(w * _exact_share(o, smooth, half, half) for w, o in pairs) / m.fsum(weights)
 
 
-@compiled
 @card(
     values="batch",
     predictions=LOGIT,
@@ -388,6 +387,7 @@ def _exact_multiclass_generalized_dice(m, logits, labels, smooth):
     convex=False,
     given=dict(smooth=1e-3),
 )
+@compiled
 def multiclass_generalized_dice_loss(
     predictions: ArrayLike,
     targets: ArrayLike,
@@ -450,7 +450,6 @@ def _exact_generalized_dice(m, logits, labels):
     return _exact_share(parts, 0, m.mpf(0.5), m.mpf(0.5))
 
 
-@compiled
 @card(
     values="batch",
     predictions=LOGIT,
@@ -466,6 +465,7 @@ def _exact_generalized_dice(m, logits, labels):
     maximum=1.0,
     convex=False,
 )
+@compiled
 def generalized_dice_loss(
     logits: ArrayLike, labels: ArrayLike, *, where: ArrayLike | None = None
 ) -> Array:
@@ -525,7 +525,6 @@ def _exact_tversky(m, predictions, targets, alpha, beta, smooth):
     return _exact_share((hit, extra, missed), smooth, alpha, beta)
 
 
-@compiled
 @card(
     values="example",
     predictions=_CERTAIN_OR_NOT,
@@ -545,6 +544,7 @@ def _exact_tversky(m, predictions, targets, alpha, beta, smooth):
     invariant=("permutation",),
     given=dict(alpha=0.5, beta=0.5, smooth=0.0),
 )
+@compiled
 def tversky_loss(
     predictions: ArrayLike,
     targets: ArrayLike,

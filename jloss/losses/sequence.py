@@ -99,11 +99,11 @@ _CLAIMS = dict(
 # The losses --------------------------------------------------------------------------------------
 
 
-@compiled
 @card(
     **_CLAIMS,
     also=dict(optax="losses.ctc_loss", torch="nn.functional.ctc_loss", keras="losses.ctc"),
 )
+@compiled
 def ctc_loss(
     logits: ArrayLike,
     logit_paddings: ArrayLike,
@@ -164,8 +164,8 @@ def ctc_loss(
     return _values(inputs, blank_id, zero_infinity)
 
 
-@compiled
 @card(**_CLAIMS, also=dict(optax="losses.ctc_loss_with_forward_probs"))
+@compiled
 def ctc_loss_with_forward_probs(
     logits: ArrayLike,
     logit_paddings: ArrayLike,

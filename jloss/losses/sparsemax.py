@@ -41,7 +41,6 @@ def _exact_sparsemax(m, logit, label):
     return max(0, against if against >= 1 else m.mpf(max(against + 1, 0)) ** 2 / 4)
 
 
-@compiled
 @card(
     values="element",
     predictions=LOGIT,
@@ -57,6 +56,7 @@ def _exact_sparsemax(m, logit, label):
     smooth=0.5,
     kinks=False,
 )
+@compiled
 def sparsemax_loss(
     logits: ArrayLike, labels: ArrayLike, *, where: ArrayLike | None = None
 ) -> Array:
@@ -113,7 +113,6 @@ def _exact_multiclass_sparsemax(m, scores, label):
     return lead + (1 - m.fdot(likely, likely)) / 2
 
 
-@compiled
 @card(
     values="example",
     predictions=REAL,
@@ -131,6 +130,7 @@ def _exact_multiclass_sparsemax(m, scores, label):
     kinks=False,
     invariant=("shift",),
 )
+@compiled
 def multiclass_sparsemax_loss(
     scores: ArrayLike, labels: ArrayLike, *, where: ArrayLike | None = None
 ) -> Array:
@@ -231,7 +231,6 @@ def _exact_log_sum_exp_less_dot(m, scores, targets):
     return total - m.fdot(scores, targets)
 
 
-@compiled
 @card(
     values="example",
     predictions=REAL,
@@ -248,6 +247,7 @@ def _exact_log_sum_exp_less_dot(m, scores, targets):
     invariant=("shift", "permutation"),
     form=lambda make: make(jax.nn.logsumexp),
 )
+@compiled
 def make_fenchel_young_loss(max_fun: Callable[..., ArrayLike]) -> Callable[..., Array]:
     r"""The loss whose gradient is the prediction of a regularised argmax, minus the targets.
 
