@@ -1,8 +1,8 @@
 """Runs every benchmark and writes what it printed to ``bench/RESULTS.md``, under the machine's
 ceilings.
 
-Command: ``python -m bench``, or ``python -m bench ceilings sweep`` for some of them, which then
-only prints. It exits with the number of limits that were missed.
+Command: ``python -m bench``, or ``python -m bench ceilings sweep`` for some of them, of which then
+only the parts are written anew. It exits with the number of limits that were missed.
 """
 
 import ast
@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
+RESULTS = FOLDER / "RESULTS.md"
 NAMES = sorted(
     (path.stem for path in FOLDER.glob("*.py") if path.stem not in ("__main__", "measure")),
     key=lambda name: (name != "ceilings", name),
@@ -31,7 +32,15 @@ def run(name: str) -> tuple[str, int]:
 
 def section(name: str, text: str) -> str:
     said = ast.get_docstring(ast.parse((FOLDER / f"{name}.py").read_text()))
-    return f"## {name}\n\n{said}\n\n```text\n{text.rstrip()}\n```\n"
+    return f"{said}\n\nMeasured on {time.strftime('%Y-%m-%d')}.\n\n```text\n{text.rstrip()}\n```\n"
+
+
+def sections() -> dict[str, str]:
+    """What was written before, by the names of the benchmarks."""
+    if not RESULTS.exists():
+        return {}
+    parts = RESULTS.read_text().split("\n## ")[1:]
+    return {name: text.lstrip() for name, _, text in (part.partition("\n") for part in parts)}
 
 
 def main(names: list[str]) -> int:
@@ -39,15 +48,15 @@ def main(names: list[str]) -> int:
     if unknown:
         print(f"no benchmark {', '.join(unknown)}; there are {', '.join(NAMES)}", file=sys.stderr)
         return 2
-    sections, missed = [], 0
+    missed = 0
     for name in names or NAMES:
         print(f"\n{name}", flush=True)
         text, code = run(name)
         missed += code
-        sections.append(section(name, text))
-        if not names:  # each time, for a whole run takes long
-            head = f"# Results\n\nWritten by `python -m bench` on {time.strftime('%Y-%m-%d')}.\n"
-            (FOLDER / "RESULTS.md").write_text("\n".join([head, *sections]))
+        # Each time, for a whole run takes long.
+        found = sections() | {name: section(name, text)}
+        parts = [f"## {name}\n\n{found[name]}" for name in NAMES if name in found]
+        RESULTS.write_text("\n".join(["# Results\n\nWritten by `python -m bench`.\n", *parts]))
     print(f"\n{missed} limits missed")
     return missed
 
