@@ -6,13 +6,15 @@ a small program that has effects, and cannot export it. This is a primitive with
 """
 
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jax.extend.core import Primitive
 from jax.interpreters import batching, mlir
+
+if TYPE_CHECKING:  # jax.extend takes as long to import as all of jloss
+    from jax.extend.core import Primitive
 
 
 def holds(inside: Array, array: Array, message: str) -> Array:
@@ -26,9 +28,10 @@ def holds(inside: Array, array: Array, message: str) -> Array:
 
 
 @functools.cache
-def _primitive() -> Primitive:
-    # The register of rules is not public. It is a sixth of what importing jloss would cost.
+def _primitive() -> "Primitive":
+    # The register of rules is not public.
     from jax._src import checkify
+    from jax.extend.core import Primitive
 
     primitive = Primitive("holds")
     primitive.def_impl(_unchanged)
