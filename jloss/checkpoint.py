@@ -193,7 +193,10 @@ def folder(
 
 
 def _locked(path: str) -> Any:
-    os.makedirs(path, exist_ok=True)
+    try:
+        os.makedirs(path, exist_ok=True)
+    except FileExistsError:
+        raise ValueError(f"fit: checkpoint={path} is a file; give a folder") from None
     return _store.lock("fit: checkpoint", Path(path))
 
 

@@ -202,6 +202,14 @@ def test_an_optimizer_made_anew_goes_on_and_one_of_other_libraries_is_not_compar
         monkeypatch.setattr(optax, "__version__", "another")
 
 
+def test_a_file_is_no_folder(tmp_path):
+    path = tmp_path / "fit"
+    path.write_text("mine")
+    with pytest.raises(ValueError, match=r"checkpoint=.*fit is a file; give a folder"):
+        fit(LEAST_SQUARES, init(zeros(), ADAM), DATA, epochs=1, checkpoint=path)
+    assert path.read_text() == "mine"
+
+
 def test_a_folder_in_use_by_another_fit_is_refused(tmp_path):
     options = dict(epochs=1, batch_size=11, checkpoint=tmp_path / "fit")
 
