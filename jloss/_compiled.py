@@ -6,7 +6,7 @@ milliseconds instead of microseconds, a first one seconds.
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 import numpy as np
@@ -35,7 +35,7 @@ def compiled(loss: Loss) -> Loss:
             return _program(loss, static)(**given)
         return loss(*positional, **named)
 
-    return call  # type: ignore[return-value]
+    return cast(Loss, call)
 
 
 @functools.cache

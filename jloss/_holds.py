@@ -50,12 +50,7 @@ def _batched(arrays: Any, axes: Any, *, message: str) -> tuple[Array, int]:
     size = next(
         array.shape[axis] for array, axis in zip(arrays, axes, strict=True) if axis is not None
     )
-    both = [
-        jnp.broadcast_to(array, (size, *array.shape))
-        if axis is None
-        else jnp.moveaxis(array, axis, 0)
-        for array, axis in zip(arrays, axes, strict=True)
-    ]
+    both = map(batching.bdim_at_front, arrays, axes, (size, size))
     return _primitive().bind(*both, message=message), 0
 
 

@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -23,7 +22,7 @@ from jloss._traced_fit import traced_fit, tracing
 from jloss.average import Statistic
 from jloss.checkpoint import Folder, Row, Run
 from jloss.objective import Objective, call
-from jloss.update import State, copied, step, steps, tried_and_bad
+from jloss.update import State, all_finite, copied, step, steps, tried_and_bad
 
 Callback = Callable[[State, Row], bool | None]
 
@@ -182,7 +181,7 @@ def fit(
             batch_size,
             microbatches,
             key,
-            data,
+            data["train"],
             judged,
             terms_on,
         )
@@ -205,9 +204,11 @@ def fit(
         while len(run.rows) < epochs and not run.stopped:
             sizes = batch_size, microbatches
             _train(objective, run, data["train"], sizes, key, folder, max_bad_steps)
-            found = [_evaluation(judges, run, data[name], batch_size) for name in judged]
+            found = {
+                name: _evaluation(judges, run, part, batch_size) for name, part in judged.items()
+            }
             more = _contributions(objective, run.state, terms_on, _epoch.contributions)
-            row = _row(run.total, names, dict(zip(judged, found, strict=True)), more)
+            row = _row(run.total, names, found, more)
             run.rows.append(row)
             run.updates, run.total = 0, None
             show(row)
@@ -241,8 +242,8 @@ def _traced_epoch(
     batch_size: int,
     microbatches: int,
     key: Array,
-    data: dict[str, Any],
-    judged: list[str],
+    data: Any,
+    judged: dict[str, Any],
     terms_on: Any,
     state: State,
 ) -> tuple[State, dict[str, Array]]:
@@ -252,11 +253,11 @@ def _traced_epoch(
         inspect.unwrap,
         (_epoch.shuffled, _epoch.train, _epoch.evaluate, _epoch.values, _epoch.contributions),
     )
-    order = shuffled(key, state.step, data["train"].rows)
-    state, total = train(objective, batch_size, microbatches, state, data["train"].tree, order)
+    order = shuffled(key, state.step, data.rows)
+    state, total = train(objective, batch_size, microbatches, state, data.tree, order)
     found = {
-        name: evaluate(judges, batch_size, state.params, _epoch.context(state), data[name].tree)
-        for name in judged
+        name: evaluate(judges, batch_size, state.params, _epoch.context(state), part.tree)
+        for name, part in judged.items()
     }
     more = _contributions(objective, state, terms_on, contributions)
     return state, _entries(total, names, found, values) | more
@@ -422,13 +423,15 @@ def _check_numbers(**numbers: int | None) -> None:
 
 def _judged(
     data: Mapping[str, Arrays | Batches], metrics: Mapping[str, Objective] | None
-) -> list[str]:
+) -> dict[str, Any]:
     """The data that are gone through once more after an epoch, with the params at its end."""
     # Without anything to compare it to, the loss while training says it all, and costs nothing.
     if not metrics and "validation" not in data:
-        return []
+        return {}
     # Batches may be costly to come by.
-    return [name for name in data if name != "train" or isinstance(data[name], Arrays)]
+    return {
+        name: part for name, part in data.items() if name != "train" or isinstance(part, Arrays)
+    }
 
 
 def _judges(
@@ -513,8 +516,7 @@ def _is_finite(objective: Objective, params: Any, batch: Any, context: Mapping[s
     def value(params: Any) -> Array:
         return call(objective, params, batch, **context)[0].value
 
-    found = jax.tree.leaves(jax.value_and_grad(value)(params))
-    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in found]))
+    return all_finite(jax.value_and_grad(value)(params))
 
 
 def _called(callbacks: Sequence[Callback], run: Run) -> bool:

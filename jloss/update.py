@@ -289,7 +289,7 @@ def advance(
     )
     # Some optimizers return other types than they were given.
     new = jax.tree.map(_like, new, state)
-    finite = _all_finite((value, grads, params))
+    finite = all_finite((value, grads, params))
     kept = _either(finite, new, state)
     next_scale = None
     if state.loss_scale is not None:
@@ -342,7 +342,8 @@ def wanted_by(optimizer: "optax.GradientTransformation", **context: Any) -> dict
     return {name: entry for name, entry in context.items() if name in parameters}
 
 
-def _all_finite(tree: Any) -> Array:
+def all_finite(tree: Any) -> Array:
+    """Whether all entries of all arrays are."""
     leaves = jax.tree.leaves(tree)
     if jax.default_backend() == "cpu":
         # 0 * inf is NaN, and XLA's products use all of a processor, which its reductions do not.

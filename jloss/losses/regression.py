@@ -13,6 +13,7 @@ from jax.typing import ArrayLike
 from jloss._compiled import compiled
 from jloss._safe import (
     Axis,
+    apart,
     axes_of,
     chain,
     cosine_rows,
@@ -285,7 +286,7 @@ def _huber_jvp(primals, tangents):
     # Autodiff through a minimum computes (size - delta) + delta, which loses a small residual.
     residual, delta = primals
     # As an array that value and slope share, the deltas of all elements would be stored.
-    limit = jax.lax.optimization_barrier(delta)
+    limit = apart(delta)
     slope = jnp.clip(residual, -limit, limit)
     beyond = jnp.maximum(jnp.abs(residual) - limit, 0.0)
     return chain(_huber(residual, delta), (slope, tangents[0]), (beyond, tangents[1]))
