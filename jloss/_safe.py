@@ -4,7 +4,7 @@ Nothing here knows a particular loss. Shapes and dtypes are checked at trace tim
 """
 
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -298,12 +298,21 @@ def largest(rows: Array, least: float, *, keepdims: bool = False) -> Array:
     return rows.max(-1, keepdims=keepdims, initial=least) * spoilt.astype(rows.dtype)
 
 
-def unit(rows: Array, epsilon: ArrayLike = 0.0) -> tuple[Array, Array]:
-    """Rows over their Euclidean norm, and what their squared norm lacks of 1.
+class Unit(NamedTuple):
+    """Rows over their Euclidean norm, or over a floor where they are shorter."""
 
-    The latter is 0 but for a row shorter than ``sqrt(epsilon)``, which is divided by that, and for
-    the zero row, which without an ``epsilon`` stays zero with a zero gradient. Rows are scaled
-    before they are squared, so that any magnitude is safe.
+    direction: Array
+    lacking: Array  # what its squared norm lacks of 1, (..., 1): 0 but for a short row
+    short: Array
+    scale: Array  # the row was divided by this,
+    divisor: Array  # and then by this: infinite for a zero row without a floor
+
+
+def unit(rows: Array, epsilon: ArrayLike = 0.0) -> Unit:
+    """A row shorter than ``sqrt(epsilon)`` is divided by that.
+
+    Without an ``epsilon`` the zero row stays zero, with a zero gradient. Rows are scaled before
+    they are squared, so that any magnitude is safe.
     """
     largest = jax.lax.stop_gradient(jnp.abs(rows).max(-1, keepdims=True, initial=0.0))
     scale = jnp.where(largest == 0, 1.0, largest)
@@ -314,9 +323,9 @@ def unit(rows: Array, epsilon: ArrayLike = 0.0) -> tuple[Array, Array]:
     epsilon = jnp.asarray(epsilon, rows.dtype)
     floor = jnp.where(epsilon > 0, jnp.sqrt(jnp.where(epsilon > 0, epsilon, 1.0)), 0.0) / scale
     short = (norm < floor) | zero
-    divisor = jnp.where(short, jnp.where(floor > 0, floor, 1.0), norm)
+    divisor = jnp.where(short, jnp.where(floor > 0, floor, jnp.inf), norm)
     lacking = jnp.where(short, 1.0 - squared / divisor / divisor, 0.0)
-    return jnp.where(zero & (floor == 0), 0.0, scaled / divisor), lacking[..., 0]
+    return Unit(scaled / divisor, lacking, short, scale, divisor)
 
 
 @jax.custom_jvp
@@ -329,20 +338,48 @@ def log_rest(p: Array) -> Array:
 log_rest.defjvps(lambda tangent, _, p: -tangent / (1.0 - p))
 
 
+@jax.custom_jvp
 def cosine_rows(predictions: Array, targets: Array, epsilon: ArrayLike = 0.0) -> Array:
     """One minus the cosine of two vectors a row, 1 for a zero vector; ``epsilon`` as in `unit`."""
-    # For unit vectors 1 - cos is half the squared chord, which cancels nothing; beyond a right
-    # angle it is 2 minus half the squared chord to the opposite vector.
-    (predictions, lacking), (targets, lacking_too) = (
-        unit(predictions, epsilon),
-        unit(targets, epsilon),
+    return _distance(*_half_chord(unit(predictions, epsilon), unit(targets, epsilon))[:2])
+
+
+@partial(cosine_rows.defjvp, symbolic_zeros=True)
+def _cosine_rows_jvp(primals, tangents):
+    # Autodiff takes twice as long to compile.
+    epsilon = primals[2]
+    one, other = unit(primals[0], epsilon), unit(primals[1], epsilon)
+    half, side, chord = _half_chord(one, other)
+    value = _distance(half, side)
+
+    def slope(rows: Unit, others: Unit, chord: Array) -> Array:
+        turned = side * (chord - half * rows.direction)
+        return jnp.where(rows.short, -others.direction, turned) / rows.divisor / rows.scale
+
+    shorts = one.short.astype(value.dtype) + other.short
+    slopes = (
+        slope(one, other, chord),
+        slope(other, one, -side * chord),
+        (1.0 - value)[..., None] * shorts / jnp.where(epsilon > 0, 2.0 * epsilon, jnp.inf),
     )
-    acute = (predictions * targets).sum(-1) >= 0
-    chord = predictions - jnp.where(acute[..., None], targets, -targets)
-    half = 0.5 * (chord * chord).sum(-1)
-    return jnp.where(
-        acute, half + 0.5 * (lacking + lacking_too), (2.0 - half) - 0.5 * (lacking + lacking_too)
-    )
+    return chain(value, *zip(slopes, tangents, strict=True), axis=-1)
+
+
+def _half_chord(one: Unit, other: Unit) -> tuple[Array, Array, Array]:
+    """Half the squared chord to the nearer end of ``other``, which end that is, and the chord.
+
+    For unit vectors 1 - cos is half the squared chord, which cancels nothing; beyond a right angle
+    it is 2 minus half the squared chord to the opposite vector.
+    """
+    acute = (one.direction * other.direction).sum(-1, keepdims=True) >= 0
+    side = jnp.where(acute, 1.0, -1.0).astype(one.direction.dtype)
+    chord = one.direction - side * other.direction
+    squared = (chord * chord).sum(-1, keepdims=True)
+    return 0.5 * (squared + one.lacking + other.lacking), side, chord
+
+
+def _distance(half: Array, side: Array) -> Array:
+    return jnp.where(side > 0, half, 2.0 - half)[..., 0]
 
 
 def ratio(part: Array, whole: Array) -> Array:

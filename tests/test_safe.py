@@ -275,20 +275,20 @@ def test_a_ratio_of_nothing_to_nothing_is_nothing():
 @pytest.mark.parametrize("size", [1e-30, 1.0, 1e30])
 def test_a_unit_vector_is_safe_at_any_magnitude(size):
     rows = np.float32([[3 * size, -4 * size], [0, size]])
-    found, lacking = jax.jit(safe.unit)(rows)
-    np.testing.assert_allclose(found, [[0.6, -0.8], [0, 1]], rtol=2e-7)
-    assert not lacking.any()
+    found = jax.jit(safe.unit)(rows)
+    np.testing.assert_allclose(found.direction, [[0.6, -0.8], [0, 1]], rtol=2e-7)
+    assert not found.lacking.any()
 
 
 def test_a_vector_shorter_than_epsilon_allows_is_not_stretched():
     rows = jnp.array([[0.3, 0.4], [0.0, 0.0], [3.0, 4.0]])
-    found, lacking = safe.unit(rows, 4.0)
-    np.testing.assert_allclose(found, [[0.15, 0.2], [0, 0], [0.6, 0.8]], rtol=2e-7)
-    np.testing.assert_allclose(lacking, [1 - 0.25**2, 1, 0], rtol=2e-7)
+    found = safe.unit(rows, 4.0)
+    np.testing.assert_allclose(found.direction, [[0.15, 0.2], [0, 0], [0.6, 0.8]], rtol=2e-7)
+    np.testing.assert_allclose(found.lacking[:, 0], [1 - 0.25**2, 1, 0], rtol=2e-7)
 
 
 def test_the_zero_vector_stays_zero_with_a_zero_gradient():
-    value, gradient = jax.value_and_grad(lambda x: safe.unit(x)[0].sum())(jnp.zeros(3))
+    value, gradient = jax.value_and_grad(lambda x: safe.unit(x).direction.sum())(jnp.zeros(3))
     assert value == 0
     assert not gradient.any()
 

@@ -108,7 +108,7 @@ def ntxent(
     embeddings, labels, where = _batch("ntxent", embeddings, labels, where)
     temperature = hyper("ntxent", jnp.zeros((), embeddings.dtype), temperature=temperature)
     temperature += nan_unless("ntxent", temperature > 0, "positive", temperature=temperature)
-    directions, _ = unit(embeddings)
+    directions = unit(embeddings).direction
     groups = _groups(labels, where)
     total = _ntxent_sum(directions / jnp.sqrt(temperature), groups)
     return total / jnp.maximum(_pairs_alike(groups).astype(total.dtype), 1.0)
@@ -340,7 +340,7 @@ def circle_loss(
     gamma, margin = hyper(loss, scalar, gamma=gamma), hyper(loss, scalar, margin=margin)
     gamma += nan_unless(loss, gamma > 0, "positive", gamma=gamma)
     gamma += nan_unless(loss, jnp.abs(margin) <= 1, "in [-1, 1]", margin=margin)
-    directions, _ = unit(embeddings)
+    directions = unit(embeddings).direction
     batch = _Examples(directions, jnp.arange(len(labels)), _groups(labels, where))
     similarity, alike, unlike = _similarities(batch, batch)
     pull = -gamma * ramp((1.0 - similarity) + margin) * (similarity - (1.0 - margin))

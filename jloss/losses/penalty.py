@@ -179,10 +179,10 @@ def _size(array: Array) -> Array:
 @jax.custom_jvp
 def _length(rows: Array) -> Array:
     """The Euclidean length of each row, at any magnitude."""
-    return jnp.sum(unit(rows)[0] * rows, axis=-1)
+    return jnp.sum(unit(rows).direction * rows, axis=-1)
 
 
 @_length.defjvp
 def _length_jvp(primals, tangents):
     (rows,), (d_rows,) = primals, tangents
-    return _length(rows), jnp.sum(unit(rows)[0] * d_rows, axis=-1)
+    return _length(rows), jnp.sum(unit(rows).direction * d_rows, axis=-1)
