@@ -37,6 +37,11 @@ from jloss.losses.contrastive import (
     circle_loss,
     ntxent,
 )
+from jloss.losses.cosine import (
+    cosine_distance,
+    cosine_embedding_loss,
+    cosine_similarity,
+)
 from jloss.losses.divergence import (
     convex_kl_divergence,
     generalized_kl_divergence,
@@ -44,7 +49,6 @@ from jloss.losses.divergence import (
     kl_divergence_with_log_targets,
 )
 from jloss.losses.embedding import (
-    cosine_embedding_loss,
     hinge_embedding_loss,
     triplet_margin_loss,
     triplet_margin_with_distance_loss,
@@ -114,8 +118,6 @@ from jloss.losses.ranking_metric import (
 )
 from jloss.losses.regression import (
     absolute_error,
-    cosine_distance,
-    cosine_similarity,
     huber_loss,
     l2_loss,
     log_cosh,

@@ -338,50 +338,6 @@ def log_rest(p: Array) -> Array:
 log_rest.defjvps(lambda tangent, _, p: -tangent / (1.0 - p))
 
 
-@jax.custom_jvp
-def cosine_rows(predictions: Array, targets: Array, epsilon: ArrayLike = 0.0) -> Array:
-    """One minus the cosine of two vectors a row, 1 for a zero vector; ``epsilon`` as in `unit`."""
-    return _distance(*_half_chord(unit(predictions, epsilon), unit(targets, epsilon))[:2])
-
-
-@partial(cosine_rows.defjvp, symbolic_zeros=True)
-def _cosine_rows_jvp(primals, tangents):
-    # Autodiff takes twice as long to compile.
-    epsilon = primals[2]
-    one, other = unit(primals[0], epsilon), unit(primals[1], epsilon)
-    half, side, chord = _half_chord(one, other)
-    value = _distance(half, side)
-
-    def slope(rows: Unit, others: Unit, chord: Array) -> Array:
-        turned = side * (chord - half * rows.direction)
-        return jnp.where(rows.short, -others.direction, turned) / rows.divisor / rows.scale
-
-    shorts = one.short.astype(value.dtype) + other.short
-    slopes = (
-        slope(one, other, chord),
-        slope(other, one, -side * chord),
-        (1.0 - value)[..., None] * shorts / jnp.where(epsilon > 0, 2.0 * epsilon, jnp.inf),
-    )
-    return chain(value, *zip(slopes, tangents, strict=True), axis=-1)
-
-
-def _half_chord(one: Unit, other: Unit) -> tuple[Array, Array, Array]:
-    """Half the squared chord to the nearer end of ``other``, which end that is, and the chord.
-
-    For unit vectors 1 - cos is half the squared chord, which cancels nothing; beyond a right angle
-    it is 2 minus half the squared chord to the opposite vector.
-    """
-    acute = (one.direction * other.direction).sum(-1, keepdims=True) >= 0
-    side = jnp.where(acute, 1.0, -1.0).astype(one.direction.dtype)
-    chord = one.direction - side * other.direction
-    squared = (chord * chord).sum(-1, keepdims=True)
-    return 0.5 * (squared + one.lacking + other.lacking), side, chord
-
-
-def _distance(half: Array, side: Array) -> Array:
-    return jnp.where(side > 0, half, 2.0 - half)[..., 0]
-
-
 def ratio(part: Array, whole: Array) -> Array:
     """``part / whole``, 0 where part is 0."""
     return jnp.where(part == 0, 0.0, part / jnp.where(part == 0, 1.0, whole))

@@ -1,6 +1,6 @@
 r"""Losses on embeddings: which examples should lie close to each other, and which apart.
 
-A distance between two given vectors (`cosine_distance`) is in ``regression.py``, losses on all
+A distance between two given vectors (`cosine_distance`) is in ``cosine.py``, losses on all
 pairs of a batch are in ``contrastive.py``.
 """
 
@@ -19,7 +19,6 @@ from jloss._safe import (
     Axis,
     axes_of,
     chain,
-    cosine_rows,
     floats,
     hyper,
     keep,
@@ -31,7 +30,6 @@ from jloss._safe import (
     to_rows,
 )
 from jloss.card import (
-    COSINE,
     DEGREE,
     EMBEDDING,
     NONNEGATIVE,
@@ -104,104 +102,6 @@ def hinge_embedding_loss(
     spoilt += nan_unless(loss, margin >= 0, "at least 0", margin=margin)
     predictions *= 1.0 + spoilt  # the slope may be constant
     return keep(where, jnp.where(targets > 0, predictions, ramp(margin - predictions)))
-
-
-def _exact_cosine_embedding(m, prediction, target, labels, margin):
-    norms = m.sqrt(m.fdot(prediction, prediction) * m.fdot(target, target))
-    cosine = m.fdot(prediction, target) / norms if norms else m.mpf(0)
-    return 1 - cosine if labels > 0 else max(m.mpf(0), cosine - margin)
-
-
-def _labels_by_name(loss: Callable[..., Any]) -> Callable[..., Any]:
-    def form(predictions, targets, *, labels=1.0, margin=0.0, where=None):
-        if jnp.ndim(labels) == 0:
-            labels = jnp.full_like(predictions, labels)[..., 0]
-        return loss(predictions, targets, labels, margin=margin, where=where)
-
-    return form
-
-
-@card(
-    values="example",
-    predictions=EMBEDDING,
-    targets=EMBEDDING,
-    hyper=dict(labels=SIGN, margin=COSINE),
-    exact=_exact_cosine_embedding,
-    form=_labels_by_name,
-    source="Salton & McGill (1983), Introduction to modern information retrieval; with labels as "
-    "in Hadsell, Chopra & LeCun (2006)",
-    also=dict(torch="nn.functional.cosine_embedding_loss"),
-    ulp=4,
-    scale=1.0,
-    minimum=0.0,
-    minimizer=lambda targets, labels: targets * labels[:, None],
-    maximum=2.0,
-    convex=False,
-    symmetric=True,
-    invariant=("scale", "permutation"),
-)
-@compiled
-def cosine_embedding_loss(
-    predictions: ArrayLike,
-    targets: ArrayLike,
-    labels: ArrayLike,
-    *,
-    margin: ArrayLike = 0.0,
-    axis: Axis = -1,
-    where: ArrayLike | None = None,
-) -> Array:
-    r"""The angle between two that belong together, and what of it others lack.
-
-    .. math::
-        L(p, t, y) = 1 - \cos(p, t) \text{ if } y = 1, \quad
-        \max(0, \cos(p, t) - m) \text{ if } y = -1
-
-    Args:
-      predictions: vectors along ``axis``.
-      targets: the same shape.
-      labels: 1 for a pair that belongs together, -1 for others, NaN otherwise; the shape of the
-        result.
-      margin: :math:`m`, the cosine below which others do not count; from -1 to 1, NaN otherwise. It
-        broadcasts to the result.
-      axis: the axis, or axes, of a vector.
-      where: boolean mask of what counts: of the shape of the result, or of the rank of the
-        predictions, which leaves components out.
-
-    Returns:
-      The shape of ``predictions`` without ``axis``: values from 0 to 2, in float32 or float64. A
-      zero vector is at right angles to all, with a zero gradient. Labels have no gradient.
-
-    Raises:
-      ValueError: shapes do not fit, or ``axis`` names no axis.
-      TypeError: predictions are not floating, or ``where`` is not boolean.
-
-    Source: Salton & McGill (1983).
-
-    >>> predictions = jnp.array([[1.0, 0.0], [3.0, 4.0]])
-    >>> targets = jnp.array([[0.0, 2.0], [6.0, 8.0]])
-    >>> jloss.cosine_embedding_loss(predictions, targets, jnp.array([1, -1]), margin=0.25)
-    Array([1.  , 0.75], dtype=float32)
-    """
-    loss = "cosine_embedding_loss"
-    predictions, targets, labels = floats(
-        loss, predictions=predictions, targets=targets, labels=labels
-    )
-    same_shape(loss, predictions=predictions, targets=targets)
-    axes = axes_of(loss, axis, predictions.ndim)
-    where = mask(loss, where, predictions.shape, axes)
-    predictions, targets = (to_rows(keep(where, x), axes) for x in (predictions, targets))
-    seen = None if where is None else to_rows(where, axes).any(-1)
-    if labels.shape != predictions.shape[:-1]:
-        raise ValueError(
-            f"{loss}: labels {labels.shape} must have the shape {predictions.shape[:-1]} of the "
-            "result, one for each pair of vectors."
-        )
-    labels = keep(seen, labels, 1)
-    margin = hyper(loss, predictions, rows=True, margin=margin)
-    spoilt = nan_unless(loss, jnp.abs(labels) == 1, "-1 or 1", labels=labels)
-    spoilt += nan_unless(loss, jnp.abs(margin) <= 1, "in [-1, 1]", margin=margin)
-    distance = cosine_rows(predictions + spoilt[..., None], targets)
-    return keep(seen, jnp.where(labels > 0, distance, ramp((1.0 - distance) - margin)))
 
 
 # Of triplets -------------------------------------------------------------------------------------

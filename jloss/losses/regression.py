@@ -1,6 +1,6 @@
-r"""Regression losses: of a residual ``predictions - targets``, or of two vectors.
+r"""Regression losses: of a residual ``predictions - targets``, or of a ratio.
 
-Losses of a predicted distribution are in ``probabilistic.py``.
+Losses of a predicted distribution are in ``probabilistic.py``, of two vectors in ``cosine.py``.
 """
 
 from functools import partial
@@ -12,22 +12,17 @@ from jax.typing import ArrayLike
 
 from jloss._compiled import compiled
 from jloss._safe import (
-    Axis,
     apart,
-    axes_of,
     chain,
-    cosine_rows,
     floats,
     hyper,
     keep,
     mask,
     nan_unless,
     same_shape,
-    to_rows,
 )
 from jloss.card import (
     ABOVE_MINUS_ONE,
-    EMBEDDING,
     NONNEGATIVE,
     NONZERO,
     POSITIVE,
@@ -647,162 +642,3 @@ def _log_ratio_jvp(primals, tangents):
     predictions, targets = primals
     slopes = 1.0 / (1.0 + predictions), -1.0 / (1.0 + targets)
     return chain(_log_ratio(predictions, targets), *zip(slopes, tangents, strict=True))
-
-
-def _exact_cosine(m, prediction, target, epsilon):
-    def norm(row):
-        return m.sqrt(max(m.fsum(x * x for x in row), epsilon))
-
-    norms = norm(prediction) * norm(target)
-    return 1 - m.fdot(prediction, target) / norms if norms else m.mpf(1)
-
-
-@card(
-    values="example",
-    predictions=EMBEDDING,
-    targets=EMBEDDING,
-    hyper=dict(epsilon=NONNEGATIVE),
-    exact=_exact_cosine,
-    source="Salton & McGill (1983), Introduction to modern information retrieval",
-    also=dict(
-        optax="losses.cosine_distance",
-        sklearn="metrics.pairwise.paired_cosine_distances",
-    ),
-    ulp=4,
-    scale=1.0,
-    minimum=0.0,
-    minimizer=lambda targets: targets,
-    maximum=2.0,
-    convex=False,
-    kinks=False,
-    symmetric=True,
-    invariant=("scale", "permutation"),
-    given=dict(epsilon=0.0),
-)
-@compiled
-def cosine_distance(
-    predictions: ArrayLike,
-    targets: ArrayLike,
-    *,
-    epsilon: ArrayLike = 0.0,
-    axis: Axis = -1,
-    where: ArrayLike | None = None,
-) -> Array:
-    r"""One minus the cosine of the angle: only the direction counts.
-
-    .. math:: L(p, t) = 1 - \frac{p \cdot t}{\|p\| \, \|t\|}
-
-    Args:
-      predictions: vectors along ``axis``.
-      targets: the same shape.
-      epsilon: the least *squared* norm that a vector is divided by, as optax has it; at least 0.
-        With the default, a zero vector has distance 1 to anything, with a zero gradient.
-      axis: the axis, or axes, of a vector.
-      where: boolean mask of what counts: of the shape of the result, or of the rank of the
-        predictions, which leaves components out.
-
-    Returns:
-      The shape of ``predictions`` without ``axis``: values from 0 to 2, never outside. No digit is
-      lost for nearly parallel vectors, and no magnitude overflows.
-
-    Raises:
-      ValueError: shapes differ, or ``axis`` names no axis.
-      TypeError: predictions are not floating, or ``where`` is not boolean.
-
-    Source: Salton & McGill (1983).
-
-    >>> predictions = jnp.array([[1.0, 0.0], [3.0, 4.0]])
-    >>> jloss.cosine_distance(predictions, jnp.array([[0.0, 2.0], [6.0, 8.0]])).round(6)
-    Array([1., 0.], dtype=float32)
-    """
-    values, seen = _cosine("cosine_distance", predictions, targets, epsilon, axis, where)
-    return keep(seen, values)
-
-
-def _cosine(
-    loss: str,
-    predictions: ArrayLike,
-    targets: ArrayLike,
-    epsilon: ArrayLike,
-    axis: Axis,
-    where: ArrayLike | None,
-) -> tuple[Array, Array | None]:
-    """One minus the cosine of each two vectors, and which of them count."""
-    predictions, targets = floats(loss, predictions=predictions, targets=targets)
-    same_shape(loss, predictions=predictions, targets=targets)
-    axes = axes_of(loss, axis, predictions.ndim)
-    where = mask(loss, where, predictions.shape, axes)
-    predictions, targets = (to_rows(keep(where, x), axes) for x in (predictions, targets))
-    epsilon = hyper(loss, predictions, rows=True, epsilon=epsilon)
-    predictions += nan_unless(loss, epsilon >= 0, "at least 0", epsilon=epsilon)[..., None]
-    values = cosine_rows(predictions, targets, epsilon[..., None])
-    return values, None if where is None else to_rows(where, axes).any(-1)
-
-
-def _exact_similarity(m, prediction, target, epsilon):
-    return 1 - _exact_cosine(m, prediction, target, epsilon)
-
-
-@card(
-    values="example",
-    predictions=EMBEDDING,
-    targets=EMBEDDING,
-    hyper=dict(epsilon=NONNEGATIVE),
-    exact=_exact_similarity,
-    source="Salton & McGill (1983), Introduction to modern information retrieval",
-    also=dict(
-        optax="losses.cosine_similarity",
-        torch="nn.functional.cosine_similarity",
-        keras="losses.cosine_similarity",
-    ),
-    ulp=4,
-    scale=1.0,
-    minimum=-1.0,
-    minimizer=lambda targets: -targets,
-    maximum=1.0,
-    convex=False,
-    kinks=False,
-    symmetric=True,
-    invariant=("scale", "permutation"),
-    given=dict(epsilon=0.0),
-)
-@compiled
-def cosine_similarity(
-    predictions: ArrayLike,
-    targets: ArrayLike,
-    *,
-    epsilon: ArrayLike = 0.0,
-    axis: Axis = -1,
-    where: ArrayLike | None = None,
-) -> Array:
-    r"""The cosine of the angle: 1 for one direction, -1 for the opposite. The larger, the better.
-
-    .. math:: S(p, t) = \frac{p \cdot t}{\|p\| \, \|t\|}
-
-    Args:
-      predictions: vectors along ``axis``.
-      targets: the same shape.
-      epsilon: the least *squared* norm that a vector is divided by, as optax has it; at least 0.
-        With the default, a zero vector has similarity 0 to anything, with a zero gradient.
-      axis: the axis, or axes, of a vector.
-      where: boolean mask of what counts: of the shape of the result, or of the rank of the
-        predictions, which leaves components out.
-
-    Returns:
-      The shape of ``predictions`` without ``axis``: values from -1 to 1, never outside; 0 where
-      hidden. No magnitude overflows.
-
-    Raises:
-      ValueError: shapes differ, or ``axis`` names no axis.
-      TypeError: predictions are not floating, or ``where`` is not boolean.
-
-    It is no loss by itself: minimise `cosine_distance`, which keeps the digits of nearly parallel
-    vectors. keras gives the negative under this name; torch takes axis 1.
-    Source: Salton & McGill (1983).
-
-    >>> predictions = jnp.array([[1.0, 0.0], [3.0, 4.0]])
-    >>> jloss.cosine_similarity(predictions, jnp.array([[0.0, 2.0], [6.0, 8.0]]))
-    Array([0., 1.], dtype=float32)
-    """
-    values, seen = _cosine("cosine_similarity", predictions, targets, epsilon, axis, where)
-    return keep(seen, 1.0 - values)

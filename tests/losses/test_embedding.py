@@ -28,32 +28,6 @@ def test_hinge_embedding_is_that_of_torch(margin):
     assert_same(ours(loss, ANCHORS, signs), torchs(theirs, ANCHORS, signs))
 
 
-@pytest.mark.parametrize("margin", [-0.5, 0.0, 0.25])
-def test_cosine_embedding_is_that_of_torch(margin):
-    functional = pytest.importorskip("torch.nn.functional")
-
-    def theirs(x, y, signs):
-        return functional.cosine_embedding_loss(x, y, signs, margin=margin, reduction="none")
-
-    loss = partial(jloss.cosine_embedding_loss, margin=margin)
-    assert_same(ours(loss, ANCHORS, POSITIVES, SIGNS), torchs(theirs, ANCHORS, POSITIVES, SIGNS))
-
-
-def test_cosine_embedding_keeps_the_digits_of_nearly_parallel_vectors_where_torch_does_not():
-    torch = pytest.importorskip("torch")
-    x, y = np.float32([[1.0, 0.0]]), np.float32([[1.0, 1e-4]])
-    theirs = torch.nn.functional.cosine_embedding_loss(
-        torch.tensor(x), torch.tensor(y), torch.ones(1)
-    )
-    assert abs(theirs / 5e-9 - 1) > 0.5
-    np.testing.assert_allclose(jloss.cosine_embedding_loss(x, y, jnp.ones(1)), 5e-9, rtol=1e-6)
-
-
-def test_labels_of_cosine_embedding_are_one_for_each_pair():
-    with pytest.raises(ValueError, match=r"labels \(8, 1\) must have the shape \(8,\)"):
-        jloss.cosine_embedding_loss(jnp.asarray(ANCHORS), jnp.asarray(POSITIVES), SIGNS[:, None])
-
-
 @pytest.mark.parametrize("degree", [2, 4])
 @pytest.mark.parametrize("axis", [-1, 0])
 def test_triplets_of_even_degree_are_those_of_optax(degree, axis):

@@ -9,7 +9,7 @@ import pytest
 from peers import assert_same, ours, torchs
 
 import jloss
-from jloss.losses import pairwise
+from jloss.losses import _pairs
 
 RNG = np.random.default_rng(0)
 SHAPE = (3, 9)
@@ -47,7 +47,7 @@ def assert_equal(got, wanted):
 @pytest.mark.parametrize("name", [name for name in OF_RAX if "soft" not in name])
 def test_a_long_list_and_its_gradients_are_those_of_rax(name, monkeypatch):
     rax = pytest.importorskip("rax")
-    monkeypatch.setattr(pairwise, "_FEW", 0)
+    monkeypatch.setattr(_pairs, "_FEW", 0)
 
     def some(loss, scores, labels):
         options = {key: jnp.asarray(x) for key, x in OPTIONS.items()}

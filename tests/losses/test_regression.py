@@ -40,17 +40,6 @@ def test_half_a_squared_error_is_half_of_torchs():
     assert_same(ours(jloss.l2_loss, P, T), theirs)
 
 
-def test_cosine_distance_is_one_minus_torchs_similarity():
-    theirs = torchs(lambda p, t: 1 - functional().cosine_similarity(p, t, dim=-1), P, T)
-    assert_same(ours(jloss.cosine_distance, P, T), theirs)
-
-
-def test_cosine_distance_is_that_of_scipy():
-    cosine = pytest.importorskip("scipy.spatial.distance").cosine
-    wanted = [cosine(p, t) for p, t in zip(P.astype(float), T.astype(float), strict=True)]
-    np.testing.assert_allclose(jloss.cosine_distance(P, T), wanted, rtol=2e-6)
-
-
 def test_huber_loss_is_that_of_scipy():
     huber = pytest.importorskip("scipy.special").huber
     np.testing.assert_allclose(
@@ -93,13 +82,6 @@ def test_log_cosh_keeps_its_digits_near_0():
     np.testing.assert_allclose(gradient, float(mpmath.tanh(exact)), rtol=5e-7)
 
 
-def test_the_cosine_of_a_zero_vector_is_finite_with_a_zero_gradient():
-    zero, other = jnp.zeros(3), jnp.array([1.0, 2.0, 3.0])
-    value, gradients = jax.value_and_grad(jloss.cosine_distance, (0, 1))(zero, other)
-    assert value == 1.0
-    assert not np.any(gradients)
-
-
 def test_a_mask_hides_what_is_not_finite_from_value_and_gradient():
     predictions = jnp.array([1.0, jnp.nan, jnp.inf, 4.0])
     targets, where = jnp.array([0.0, 1.0, jnp.nan, 4.5]), jnp.array([True, False, False, True])
@@ -111,7 +93,7 @@ def test_a_mask_hides_what_is_not_finite_from_value_and_gradient():
         assert not gradient[1:3].any() and gradient[0] > 0
 
 
-# Smooth L1, percentages, logarithms and cosines
+# Smooth L1, percentages and logarithms
 
 
 @pytest.mark.parametrize("beta", [0.3, 1.0, 5.0])
@@ -171,25 +153,6 @@ def test_squared_log_error_keeps_the_digits_that_keras_loses_for_equal_sizes():
     assert abs(theirs / float(exact) - 1) > 0.01
 
 
-def test_cosine_similarity_and_its_gradient_are_those_of_torch_and_optax():
-    theirs = torchs(lambda p, t: functional().cosine_similarity(p, t, dim=-1), P, T)
-    assert_same(ours(jloss.cosine_similarity, P, T), theirs)
-    optax = pytest.importorskip("optax").losses
-    where = rng.random((6, 5)) < 0.8
-    for how in ({"axis": 0}, {"epsilon": 4.0}, {"where": where}, {"axis": None}):
-        wanted = optax.cosine_similarity(P, T, **how)
-        np.testing.assert_allclose(jloss.cosine_similarity(P, T, **how), wanted, atol=3e-7)
-
-
-def test_cosine_similarity_of_a_zero_vector_is_zero_with_a_zero_gradient():
-    def similarity(p):
-        return jloss.cosine_similarity(p, jnp.array([1.0, 2.0]))
-
-    value, gradient = jax.value_and_grad(similarity)(jnp.zeros(2))
-    assert value == 0
-    np.testing.assert_array_equal(gradient, [0, 0])
-
-
 # Edges
 
 
@@ -235,19 +198,6 @@ def test_the_gradient_of_the_quantile_loss_is_its_level_or_what_it_lacks_of_one(
 def test_a_kink_has_the_gradient_zero():
     for loss in (jloss.absolute_error, partial(jloss.quantile_loss, quantile=0.9)):
         assert jax.grad(loss)(2.0, 2.0) == 0
-
-
-def test_nearly_parallel_vectors_keep_the_digits_of_their_distance():
-    angle = np.float32(1e-4)
-    distance = jax.jit(jloss.cosine_distance)(np.float32([1, 0]), np.float32([1, angle]))
-    np.testing.assert_allclose(distance, 1 - np.cos(np.arctan(float(angle))), rtol=1e-6)
-
-
-def test_the_cosine_of_components_along_two_axes_is_that_of_the_flat_vectors():
-    a, b = (x.reshape(3, 2, 5) for x in (P, T))
-    rows = (x.swapaxes(0, 1).reshape(2, 15) for x in (a, b))
-    by_axes = jax.jit(partial(jloss.cosine_distance, axis=(0, 2)))(a, b)
-    np.testing.assert_allclose(by_axes, jax.jit(jloss.cosine_distance)(*rows), rtol=3e-7)
 
 
 def test_predictions_alone_are_held_against_zero():
