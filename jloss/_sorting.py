@@ -28,6 +28,16 @@ class Pairs(NamedTuple):
     end: Array  # and ends
     first: Array  # the first place of its list whose score is within the margin
     rounds: Array  # the bits of the largest rank
+    nought: Array  # a zero, known no sooner than the sums are to be taken
+
+    def after(self, counts: Array) -> "Pairs":
+        """The same pairs, known no sooner than the counts, none of which is negative.
+
+        Else XLA prepares two passes of sums side by side, in twice the memory; a barrier does not
+        keep it from that.
+        """
+        nought = (counts[:1] < 0).any().astype(jnp.int32)
+        return jax.tree.map(lambda x: x + nought, self)
 
     def reversed(self) -> "Pairs":
         """The same pairs for scores of the opposite sign."""
@@ -38,7 +48,9 @@ class Pairs(NamedTuple):
             jnp.zeros(size, jnp.int32).at[first].add(1, mode="drop", wrap_negative_indices=False)
         )
         first = size - jnp.flip(jnp.cumsum(having, dtype=jnp.int32))
-        return Pairs(items, rank, size - end, size - start, first, self.rounds)
+        return self._replace(
+            items=items, rank=rank, start=size - end, end=size - start, first=first
+        )
 
     def swapped(self) -> "Pairs":
         """The second item of each pair as the first, for scores of the opposite sign."""
@@ -80,7 +92,8 @@ def pairs_of(margin: float, scores: Array, home: Array | None, levels: Levels) -
     rank = _placed(levels.rank, levels.items)
     rounds = 32 - jax.lax.clz(rank.max())
     first = _first_within(margin, _taken(scores, items), levels.start, levels.end)
-    return Pairs(items, _taken(rank, items), levels.start, levels.end, first, rounds)
+    nought = jnp.zeros((), jnp.int32)
+    return Pairs(items, _taken(rank, items), levels.start, levels.end, first, rounds, nought)
 
 
 def order(values: Array, home: Array | None = None) -> Array:
@@ -130,8 +143,8 @@ def _taken(array: Array, places: Array, mode: str = "promise_in_bounds") -> Arra
 
 def _placed(values: Array, places: Array) -> Array:
     """Values at their places, each of which is one's alone."""
-    result = jnp.zeros_like(values).at[places]
-    return result.set(
+    # Upon themselves, for an array of zeros would be there from the beginning of the program on.
+    return values.at[places].set(
         values, mode="promise_in_bounds", unique_indices=True, wrap_negative_indices=False
     )
 
@@ -216,8 +229,7 @@ def pair_sum(degree: int, margin: float, scores: Array, weights: Array, pairs: P
 def _pair_sum_jvp(degree, margin, primals, tangents):
     scores, weights, pairs = primals
     *_, before, last = moments(degree, margin, scores, jnp.ones_like(scores), pairs)
-    pairs, before = jax.lax.optimization_barrier((pairs, before))
-    second = moments(degree - 1, margin, -scores, weights, pairs.swapped())[-1]
+    second = moments(degree - 1, margin, -scores, weights, pairs.after(before).swapped())[-1]
     slope = degree * (second - weights * before)
     return chain((weights * last).sum(), (slope, tangents[0]), (last, tangents[1]), axis=-1)
 
@@ -248,9 +260,9 @@ def _sums(
         groups = groups._replace(sums=tuple(sums))
         return jax.lax.cond(bit > 0, _divide, lambda _, groups: groups, upper, groups)
 
-    places = jnp.arange(len(scores), dtype=jnp.int32)
+    places = jnp.arange(len(scores), dtype=jnp.int32) + pairs.nought
     start, end = (jnp.broadcast_to(x, places.shape) for x in (pairs.start, pairs.end))
-    sums = (jnp.zeros_like(scores),) * (degree + 1)
+    sums = (jnp.broadcast_to(pairs.nought.astype(scores.dtype), scores.shape),) * (degree + 1)
     groups = _Round(places, start, end, pairs.first, sums)
     sums = jax.lax.fori_loop(0, pairs.rounds, one_round, groups).sums
     return tuple(_placed(x, pairs.items) for x in sums)
@@ -284,7 +296,7 @@ def _in_lower_half(
     are positive.
     """
     here, end = _taken(scores, groups.item), _taken(groups.end, groups.item)
-    last = end == jnp.arange(1, len(here) + 1)
+    last = end - 1 == jnp.arange(len(here))
 
     def following(array: Array) -> Array:
         return jnp.where(last, 0.0, jnp.append(array[1:], 0.0))
