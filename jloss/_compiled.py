@@ -50,6 +50,9 @@ def _is_static(value: Any) -> bool:
 
 
 def _is_array(value: Any) -> bool:
+    """So is a tuple of arrays, which a loss has for its parameters."""
+    if isinstance(value, tuple):
+        return all(part is None or _is_array(part) for part in value)
     if isinstance(value, Array):
         return not isinstance(value, Tracer)
     return isinstance(value, float) or (

@@ -35,6 +35,12 @@ def test_calls_on_arrays_are_traced_once_for_each_shape_and_setting(traced):
     assert [call[2] for call in calls[before:]] == [0, (0, 1)]
 
 
+def test_a_tuple_of_arrays_is_an_array(traced):
+    loss, calls = traced
+    loss(jnp.ones(3), jnp.ones(3), norm=(jnp.ones(2), (np.ones(1),)))
+    assert isinstance(calls[-1][3][1][0], jax.core.Tracer)
+
+
 def test_what_is_no_array_is_handed_on_as_it_is(traced):
     loss, calls = traced
     loss(jnp.ones(3), jnp.ones(3), norm=abs)

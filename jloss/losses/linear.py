@@ -287,6 +287,11 @@ def _adaptive(
     loss: str, features: ArrayLike, parameters: AdaptiveSoftmax
 ) -> tuple[Array, AdaptiveSoftmax]:
     """Both in the dtype to compute in, with shapes that fit."""
+    if not isinstance(parameters, AdaptiveSoftmax):
+        raise TypeError(
+            f"{loss}: parameters must be an AdaptiveSoftmax, as adaptive_softmax_init makes it; they "
+            "come after the features."
+        )
     leaves, structure = jax.tree.flatten(parameters)
     named = {f"parameters {place}": leaf for place, leaf in enumerate(leaves)}
     features, *leaves = floats(loss, features=features, **named)
@@ -320,7 +325,7 @@ def adaptive_log_softmax(features: ArrayLike, parameters: AdaptiveSoftmax) -> Ar
 
     Raises:
       ValueError: shapes do not fit.
-      TypeError: features are not floating.
+      TypeError: features are not floating, or ``parameters`` no `AdaptiveSoftmax`.
 
     Source: Grave et al. (2017).
 
@@ -398,7 +403,8 @@ def adaptive_softmax_cross_entropy(
 
     Raises:
       ValueError: shapes do not fit.
-      TypeError: features are not floating, labels not integers, or ``where`` not boolean.
+      TypeError: features are not floating, ``parameters`` no `AdaptiveSoftmax`, labels not
+        integers, or ``where`` not boolean.
 
     Prefer it to `linear_softmax_cross_entropy` where arithmetic is scarce and classes are as uneven
     as words: a rare class has fewer features, and costs nothing where no example of a block has it.

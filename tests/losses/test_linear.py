@@ -256,3 +256,5 @@ def test_cutoffs_and_parameters_that_do_not_fit_are_refused():
     parameters = jloss.adaptive_softmax_init(key, 8, 40, [10])
     with pytest.raises(ValueError, match=r"features \(150, 6\) and parameters"):
         jloss.adaptive_softmax_cross_entropy(H, parameters, LABELS)
+    with pytest.raises(TypeError, match="parameters must be an AdaptiveSoftmax"):
+        jloss.adaptive_softmax_cross_entropy(H, LABELS, parameters)
