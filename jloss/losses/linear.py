@@ -289,8 +289,8 @@ def _adaptive(
     """Both in the dtype to compute in, with shapes that fit."""
     if not isinstance(parameters, AdaptiveSoftmax):
         raise TypeError(
-            f"{loss}: parameters must be an AdaptiveSoftmax, as adaptive_softmax_init makes it; they "
-            "come after the features."
+            f"{loss}: parameters must be an AdaptiveSoftmax, as adaptive_softmax_init makes it; "
+            "they come after the features."
         )
     leaves, structure = jax.tree.flatten(parameters)
     named = {f"parameters {place}": leaf for place, leaf in enumerate(leaves)}
