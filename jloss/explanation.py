@@ -16,6 +16,7 @@ from jax.tree_util import keystr, tree_leaves_with_path
 from jloss._gradient import leading
 from jloss.average import Terms
 from jloss.objective import Objective, call
+from jloss.update import all_finite
 
 # A call of a function, looked into; loops and branches are looked at from outside.
 _CALLS = {"jit", "closed_call", "remat2", "custom_jvp_call", "custom_vjp_call"}
@@ -132,7 +133,7 @@ def _bad_rows(judged: Callable[..., Any], inputs: Sequence[Any]) -> tuple[np.nda
 
     @jax.jit
     def bad(params: Any, model_state: Any, batch: Any) -> Array:
-        alone = lambda row: _bad(judged(params, model_state, _rows(batch, row)))  # noqa: E731
+        alone = lambda row: ~all_finite(judged(params, model_state, _rows(batch, row)))  # noqa: E731
         return lax.map(alone, jnp.arange(rows), batch_size=min(rows, 32))
 
     return np.flatnonzero(bad(params, model_state, batch)), rows
@@ -140,11 +141,6 @@ def _bad_rows(judged: Callable[..., Any], inputs: Sequence[Any]) -> tuple[np.nda
 
 def _rows(batch: Any, row: Any) -> Any:
     return jax.tree.map(lambda leaf: lax.dynamic_slice_in_dim(jnp.asarray(leaf), row, 1), batch)
-
-
-def _bad(tree: Any) -> Array:
-    floats = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    return jnp.any(jnp.stack([jnp.any(~jnp.isfinite(leaf)) for leaf in floats]))
 
 
 def _is_bad(leaf: Any) -> bool:
