@@ -109,9 +109,15 @@ def _write(path: Path, put: Callable[[Any], Any]) -> None:
 def lock(name: str, folder: Path) -> Any:
     """A folder held until this process ends, however it ends; one lock for each process of a job.
 
+    It is made if it is not there.
+
     Raises:
-      ValueError: it is held by another process.
+      ValueError: it is held by another process, or is a file.
     """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise ValueError(f"{name}={folder} is a file; give a folder") from None
     file = open(folder / f".lock-{jax.process_index()}", "w")  # noqa: SIM115
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -140,7 +146,6 @@ class Folder:
         self._manifest = self._read_manifest()
         if identity is None:
             return
-        path.mkdir(parents=True, exist_ok=True)
         self._lock = lock("sweep: out", path)
         try:
             self._check(identity)
@@ -174,7 +179,7 @@ class Folder:
     def _read_manifest(self) -> dict[str, Any]:
         try:
             manifest = json.loads((self._path / "manifest.json").read_text())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return {}
         except ValueError as error:
             raise ValueError(f"sweep: {self._path}/manifest.json is damaged: {error}") from error

@@ -62,7 +62,9 @@ class Folder:
         # Orbax wants no relative path; what has a scheme is on another machine.
         remote = "://" in str(path)
         self._path = str(path) if remote else os.path.abspath(path)
-        self._lock = contextlib.nullcontext() if remote else _locked(self._path)
+        self._lock = (
+            contextlib.nullcontext() if remote else _store.lock("fit: checkpoint", Path(self._path))
+        )
         self._identity = identity
         options = self._orbax.CheckpointManagerOptions(max_to_keep=_KEPT)
         self._manager = self._orbax.CheckpointManager(self._path, options=options)
@@ -190,14 +192,6 @@ def folder(
         yield opened
     finally:
         opened.close()
-
-
-def _locked(path: str) -> Any:
-    try:
-        os.makedirs(path, exist_ok=True)
-    except FileExistsError:
-        raise ValueError(f"fit: checkpoint={path} is a file; give a folder") from None
-    return _store.lock("fit: checkpoint", Path(path))
 
 
 def _rule(state: State) -> dict[str, str]:

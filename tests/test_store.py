@@ -191,6 +191,14 @@ def test_a_damaged_block_is_named(tmp_path):
         sweep(asymmetric, out=tmp_path, **AXES)
 
 
+def test_a_file_is_no_folder(tmp_path):
+    file = tmp_path / "out"
+    file.write_text("notes")
+    with pytest.raises(ValueError, match=r"sweep: out=.*out is a file; give a folder"):
+        sweep(asymmetric, out=file, **AXES)
+    assert file.read_text() == "notes"
+
+
 def test_a_folder_in_use_by_another_process_is_refused_until_that_ends(tmp_path):
     """Both sweeps and fits hold theirs by `lock`."""
     code = "import sys, pathlib; from jloss._store import lock; "
