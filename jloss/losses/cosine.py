@@ -27,6 +27,23 @@ from jloss._safe import (
 )
 from jloss.card import COSINE, EMBEDDING, NONNEGATIVE, SIGN, card
 
+_ANGLE: dict[str, Any] = dict(
+    values="example",
+    predictions=EMBEDDING,
+    targets=EMBEDDING,
+    ulp=4,
+    scale=1.0,
+    convex=False,
+    symmetric=True,
+    invariant=("scale", "permutation"),
+)
+_WITH_EPSILON: dict[str, Any] = dict(
+    hyper=dict(epsilon=NONNEGATIVE),
+    source="Salton & McGill (1983), Introduction to modern information retrieval",
+    kinks=False,
+    given=dict(epsilon=0.0),
+)
+
 
 def _exact_cosine(m, prediction, target, epsilon):
     def norm(row):
@@ -37,26 +54,16 @@ def _exact_cosine(m, prediction, target, epsilon):
 
 
 @card(
-    values="example",
-    predictions=EMBEDDING,
-    targets=EMBEDDING,
-    hyper=dict(epsilon=NONNEGATIVE),
+    **_ANGLE,
+    **_WITH_EPSILON,
     exact=_exact_cosine,
-    source="Salton & McGill (1983), Introduction to modern information retrieval",
     also=dict(
         optax="losses.cosine_distance",
         sklearn="metrics.pairwise.paired_cosine_distances",
     ),
-    ulp=4,
-    scale=1.0,
     minimum=0.0,
     minimizer=lambda targets: targets,
     maximum=2.0,
-    convex=False,
-    kinks=False,
-    symmetric=True,
-    invariant=("scale", "permutation"),
-    given=dict(epsilon=0.0),
 )
 @compiled
 def cosine_distance(
@@ -128,7 +135,8 @@ def _rows(
 @jax.custom_jvp
 def _one_minus_cosine(predictions: Array, targets: Array, epsilon: ArrayLike = 0.0) -> Array:
     """1 for a zero vector; ``epsilon`` is the least squared norm that a vector is divided by."""
-    return _distance(*_half_chord(unit(predictions, epsilon), unit(targets, epsilon))[:2])
+    half, side, _ = _half_chord(unit(predictions, epsilon), unit(targets, epsilon))
+    return _distance(half, side)
 
 
 @partial(_one_minus_cosine.defjvp, symbolic_zeros=True)
@@ -174,27 +182,17 @@ def _exact_similarity(m, prediction, target, epsilon):
 
 
 @card(
-    values="example",
-    predictions=EMBEDDING,
-    targets=EMBEDDING,
-    hyper=dict(epsilon=NONNEGATIVE),
+    **_ANGLE,
+    **_WITH_EPSILON,
     exact=_exact_similarity,
-    source="Salton & McGill (1983), Introduction to modern information retrieval",
     also=dict(
         optax="losses.cosine_similarity",
         torch="nn.functional.cosine_similarity",
         keras="losses.cosine_similarity",
     ),
-    ulp=4,
-    scale=1.0,
     minimum=-1.0,
     minimizer=lambda targets: -targets,
     maximum=1.0,
-    convex=False,
-    kinks=False,
-    symmetric=True,
-    invariant=("scale", "permutation"),
-    given=dict(epsilon=0.0),
 )
 @compiled
 def cosine_similarity(
@@ -239,9 +237,8 @@ def cosine_similarity(
 
 
 def _exact_cosine_embedding(m, prediction, target, labels, margin):
-    norms = m.sqrt(m.fdot(prediction, prediction) * m.fdot(target, target))
-    cosine = m.fdot(prediction, target) / norms if norms else m.mpf(0)
-    return 1 - cosine if labels > 0 else max(m.mpf(0), cosine - margin)
+    distance = _exact_cosine(m, prediction, target, 0)
+    return distance if labels > 0 else max(m.mpf(0), 1 - distance - margin)
 
 
 def _labels_by_name(loss: Callable[..., Any]) -> Callable[..., Any]:
@@ -254,23 +251,16 @@ def _labels_by_name(loss: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @card(
-    values="example",
-    predictions=EMBEDDING,
-    targets=EMBEDDING,
+    **_ANGLE,
     hyper=dict(labels=SIGN, margin=COSINE),
     exact=_exact_cosine_embedding,
     form=_labels_by_name,
     source="Salton & McGill (1983), Introduction to modern information retrieval; with labels as "
     "in Hadsell, Chopra & LeCun (2006)",
     also=dict(torch="nn.functional.cosine_embedding_loss"),
-    ulp=4,
-    scale=1.0,
     minimum=0.0,
     minimizer=lambda targets, labels: targets * labels[:, None],
     maximum=2.0,
-    convex=False,
-    symmetric=True,
-    invariant=("scale", "permutation"),
 )
 @compiled
 def cosine_embedding_loss(
