@@ -14,8 +14,18 @@ from jloss._exact import UNITS, cast, draw, without_hyper
 from jloss.check import checks, checks_of
 
 CARDS = jloss.CARDS.values()
-SLOW = ("masked", "convex", "stable", "derivatives", "half", "double", "empty")
-SLOW += ("kinks", "lipschitz", "smooth")
+SLOW = (
+    "masked",
+    "convex",
+    "stable",
+    "derivatives",
+    "half",
+    "double",
+    "empty",
+    "kinks",
+    "lipschitz",
+    "smooth",
+)
 FIRST = {card.values: card for card in reversed(CARDS)}
 TRIED = [FIRST[values] for values in ("element", "example", "list")]
 
