@@ -1,5 +1,7 @@
 """What the parity tests share: values and gradients of ours and of a torch program."""
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,15 +10,21 @@ import pytest
 from jloss._promises import once
 
 
-def ours(loss, predictions, *rest):
-    """The values, and the gradient of their sum for the predictions."""
-
-    def total(predictions):
+@cache
+def program(loss):
+    def total(predictions, *rest):
         values = loss(predictions, *rest)
         return values.sum(), values
 
-    predictions = jnp.asarray(predictions, jnp.float32)
-    gradient, values = once(jax.grad(total, has_aux=True))(predictions)
+    return once(jax.grad(total, has_aux=True))
+
+
+def ours(loss, predictions, *rest):
+    """The values, and the gradient of their sum for the predictions.
+
+    It is compiled once for a loss and all arguments of one shape.
+    """
+    gradient, values = program(loss)(jnp.asarray(predictions, jnp.float32), *rest)
     return np.asarray(values), np.asarray(gradient)
 
 
