@@ -27,6 +27,10 @@ def test_binary_cross_entropy_and_its_gradient_are_those_of_torch(labels):
     assert_same(ours(jloss.sigmoid_binary_cross_entropy, LOGITS, labels), theirs)
 
 
+def focal(x, y, alpha, gamma):
+    return jloss.sigmoid_focal_loss(x, y, alpha=alpha, gamma=gamma)
+
+
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 2.0])
 def test_focal_loss_and_its_gradient_are_the_formula_in_torch(gamma):
     def formula(x, y):
@@ -35,10 +39,12 @@ def test_focal_loss_and_its_gradient_are_the_formula_in_torch(gamma):
         right = probability * y + (1 - probability) * (1 - y)
         return (0.25 * y + 0.75 * (1 - y)) * (1 - right) ** gamma * entropy
 
-    def focal(x, y):
-        return jloss.sigmoid_focal_loss(x, y, alpha=0.25, gamma=gamma)
+    got = ours(focal, LOGITS, BINARY, 0.25, gamma)
+    assert_same(got, torchs(formula, LOGITS, BINARY), rtol=1e-5)
 
-    assert_same(ours(focal, LOGITS, BINARY), torchs(formula, LOGITS, BINARY), rtol=1e-5)
+
+def weighed(x, y, weight):
+    return jloss.sigmoid_binary_cross_entropy(x, y, pos_weight=weight)
 
 
 @pytest.mark.parametrize("labels", [BINARY, SOFT], ids=["certain", "soft"])
@@ -51,10 +57,7 @@ def test_pos_weight_is_that_of_torch(labels):
             x, y, pos_weight=tensor, reduction="none"
         )
 
-    def weighed(x, y):
-        return jloss.sigmoid_binary_cross_entropy(x, y, pos_weight=weight)
-
-    assert_same(ours(weighed, LOGITS, labels), torchs(theirs, LOGITS, labels))
+    assert_same(ours(weighed, LOGITS, labels, weight), torchs(theirs, LOGITS, labels))
 
 
 def test_multilabel_soft_margin_loss_and_its_gradient_are_those_of_torch():

@@ -10,6 +10,7 @@ import pytest
 from peers import assert_same, ours, torchs
 
 import jloss
+from jloss._promises import once
 
 rng = np.random.default_rng(0)
 P = (3 * rng.normal(size=(6, 5))).astype(np.float32)
@@ -47,11 +48,15 @@ def test_huber_loss_is_that_of_scipy():
     )
 
 
+def quantile_loss(p, t, quantile):
+    return jloss.quantile_loss(p, t, quantile=quantile)
+
+
 @pytest.mark.parametrize("quantile", [0.1, 0.5, 0.9])
 def test_quantile_loss_is_the_pinball_loss_of_sklearn(quantile):
     pinball = pytest.importorskip("sklearn.metrics").mean_pinball_loss
-    got = jloss.mean(jloss.quantile_loss(P, T, quantile=quantile))
-    np.testing.assert_allclose(got, pinball(T.ravel(), P.ravel(), alpha=quantile), rtol=1e-6)
+    got, _ = ours(quantile_loss, P, T, quantile)
+    np.testing.assert_allclose(got.mean(), pinball(T.ravel(), P.ravel(), alpha=quantile), rtol=1e-6)
 
 
 def test_means_are_those_of_keras():
@@ -64,52 +69,58 @@ def test_means_are_those_of_keras():
     }
     for theirs, loss in pairs.items():
         wanted = np.asarray(theirs(T, P))
-        np.testing.assert_allclose(loss(P, T).mean(-1), wanted, rtol=2e-6)
+        np.testing.assert_allclose(ours(loss, P, T)[0].mean(-1), wanted, rtol=2e-6)
 
 
 # Digits that peers lose
 
 
 def test_the_gradient_of_huber_keeps_a_small_residual_beside_a_large_delta():
-    gradient = jax.grad(lambda p: jloss.huber_loss(p, jnp.float32(0.0), delta=100.0))
-    assert gradient(jnp.float32(1e-6)) == np.float32(1e-6)
+    _, gradient = ours(partial(jloss.huber_loss, delta=100.0), 1e-6, np.float32(0))
+    assert gradient == np.float32(1e-6)
 
 
 def test_log_cosh_keeps_its_digits_near_0():
-    value, gradient = jax.value_and_grad(jloss.log_cosh)(jnp.float32(1e-4), jnp.float32(0.0))
+    value, gradient = ours(jloss.log_cosh, 1e-4, np.float32(0))
     exact = mpmath.mpf(float(np.float32(1e-4)))
     np.testing.assert_allclose(value, float(mpmath.log(mpmath.cosh(exact))), rtol=5e-7)
     np.testing.assert_allclose(gradient, float(mpmath.tanh(exact)), rtol=5e-7)
 
 
 def test_a_mask_hides_what_is_not_finite_from_value_and_gradient():
-    predictions = jnp.array([1.0, jnp.nan, jnp.inf, 4.0])
-    targets, where = jnp.array([0.0, 1.0, jnp.nan, 4.5]), jnp.array([True, False, False, True])
+    predictions = np.float32([1, np.nan, np.inf, 4])
+    targets, where = np.float32([0, 1, np.nan, 4.5]), np.array([True, False, False, True])
     for loss in (jloss.squared_error, jloss.huber_loss, jloss.log_cosh, jloss.quantile_loss):
-        gradient = jax.grad(
-            lambda p, loss=loss: jloss.mean(loss(p, targets, where=where), where=where)
-        )(predictions)
-        assert np.isfinite(gradient).all()
+
+        def total(p, loss=loss):
+            return jloss.mean(loss(p, targets, where=where), where=where)
+
+        value, gradient = once(jax.value_and_grad(total))(predictions)
+        assert np.isfinite(value) and np.isfinite(gradient).all()
         assert not gradient[1:3].any() and gradient[0] > 0
 
 
 # Smooth L1, percentages and logarithms
 
 
+def smooth_l1_loss(p, t, beta):
+    return jloss.smooth_l1_loss(p, t, beta=beta)
+
+
 @pytest.mark.parametrize("beta", [0.3, 1.0, 5.0])
 def test_smooth_l1_loss_and_its_gradient_are_those_of_torch(beta):
     peer = functional().smooth_l1_loss
     theirs = torchs(lambda p, t: peer(p, t, beta=beta, reduction="none"), P, T)
-    assert_same(ours(lambda p, t: jloss.smooth_l1_loss(p, t, beta=beta), P, T), theirs)
+    assert_same(ours(smooth_l1_loss, P, T, beta), theirs)
 
 
 def test_smooth_l1_loss_without_beta_is_the_absolute_error_with_a_derivative_for_beta():
-    residual = jnp.array([0.0, 1e-30, 1e-3, -2.0])
+    residual = np.float32([0, 1e-30, 1e-3, -2])
 
     def loss(residual, beta):
-        return jloss.smooth_l1_loss(residual, jnp.zeros(4), beta=beta).sum()
+        return smooth_l1_loss(residual, np.zeros(4, np.float32), beta).sum()
 
-    at_zero = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))(residual, 0.0)
+    at_zero = once(jax.value_and_grad(loss, argnums=(0, 1)))(residual, 0.0)
     np.testing.assert_allclose(at_zero[0], np.abs(residual).sum(), rtol=1e-7)
     np.testing.assert_array_equal(at_zero[1][0], np.sign(residual))
     assert at_zero[1][1] == -1.5  # minus a half for each residual beyond
@@ -124,9 +135,9 @@ def test_the_percentage_error_is_that_of_keras_and_a_hundred_times_that_of_sklea
 
 
 def test_a_target_of_zero_has_no_percentage_where_keras_drowns_the_mean():
-    predictions, targets = jnp.array([1.0, 2.0]), jnp.array([0.0, 4.0])
+    predictions, targets = np.float32([1, 2]), np.float32([0, 4])
     keras = pytest.importorskip("keras").losses.mean_absolute_percentage_error
-    assert np.asarray(keras(np.asarray(targets), np.asarray(predictions))) > 1e8
+    assert np.asarray(keras(targets, predictions)) > 1e8
     values = jloss.mean_absolute_percentage_error(predictions, targets)
     np.testing.assert_array_equal(values, [np.nan, 50.0])
     where = targets != 0
@@ -148,7 +159,7 @@ def test_squared_log_error_keeps_the_digits_that_keras_loses_for_equal_sizes():
     exact = (mpmath.log1p(float(prediction)) - mpmath.log1p(float(target))) ** 2
     keras = pytest.importorskip("keras").losses.mean_squared_logarithmic_error
     theirs = np.asarray(keras(np.array([target]), np.array([prediction])))
-    got = jloss.squared_log_error(jnp.array([prediction]), jnp.array([target]))
+    got = jloss.squared_log_error(np.array([prediction]), np.array([target]))
     assert abs(float(got[0]) / exact - 1) < 1e-6
     assert abs(theirs / float(exact) - 1) > 0.01
 
@@ -178,26 +189,27 @@ def test_values_and_gradients_at_edges_are_those_of_torch(loss, name, hyper):
 def test_log_cosh_at_edges_is_that_of_optax_in_float64():
     optax = pytest.importorskip("optax").losses
     with jax.enable_x64(True):
-        theirs = jax.vmap(jax.value_and_grad(optax.log_cosh))(*(x.astype(float) for x in AT_EDGES))
+        both = once(jax.vmap(jax.value_and_grad(optax.log_cosh)))
+        theirs = both(*(x.astype(float) for x in AT_EDGES))
     assert_same(ours(jloss.log_cosh, *AT_EDGES), theirs, rtol=1e-6, atol=1e-15)
 
 
 def test_log_cosh_is_finite_far_away():
-    value, gradient = jax.value_and_grad(jloss.log_cosh)(jnp.float32(1e30), jnp.float32(0))
+    value, gradient = ours(jloss.log_cosh, 1e30, np.float32(0))
     assert (value, gradient) == (np.float32(1e30), 1)
 
 
 @pytest.mark.parametrize("quantile", [0.0, 0.1, 0.5, 1.0])
 def test_the_gradient_of_the_quantile_loss_is_its_level_or_what_it_lacks_of_one(quantile):
-    values, gradient = ours(partial(jloss.quantile_loss, quantile=quantile), P, T)
+    values, gradient = ours(quantile_loss, P, T, quantile)
     slope = np.where(P > T, 1 - quantile, -quantile)
     np.testing.assert_allclose(values, slope * (P.astype(float) - T), rtol=1e-6)
     np.testing.assert_allclose(gradient, slope, rtol=1e-6)
 
 
 def test_a_kink_has_the_gradient_zero():
-    for loss in (jloss.absolute_error, partial(jloss.quantile_loss, quantile=0.9)):
-        assert jax.grad(loss)(2.0, 2.0) == 0
+    assert ours(jloss.absolute_error, 2.0, 2.0)[1] == 0
+    assert ours(quantile_loss, 2.0, 2.0, 0.9)[1] == 0
 
 
 def test_predictions_alone_are_held_against_zero():
