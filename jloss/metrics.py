@@ -108,8 +108,9 @@ def f1(
       ValueError: the shapes do not fit.
       TypeError: labels that are class indices are not integers, or a mask is not boolean.
 
-    >>> half = jloss.f1(jnp.array([1.0, 1.0, -1.0]), jnp.array([1, 0, 0]))
-    >>> half.value, (half + jloss.f1(jnp.array([-1.0]), jnp.array([1]))).value
+    >>> f1 = jax.jit(jloss.f1)
+    >>> half = f1(jnp.array([1.0, 1.0, -1.0]), jnp.array([1, 0, 0]))
+    >>> half.value, (half + f1(jnp.array([-1.0]), jnp.array([1]))).value
     (Array(0.6666667, dtype=float32), Array(0.5, dtype=float32))
     """
     logits, labels, known = _labelled("f1", logits, labels)
@@ -291,7 +292,7 @@ def auc(
       ValueError: the shapes do not fit.
       TypeError: scores are not floating, or a mask is not boolean.
 
-    >>> jloss.auc(jnp.array([0.1, 0.4, 0.4, 0.8]), jnp.array([0, 0, 1, 1]))
+    >>> jax.jit(jloss.auc)(jnp.array([0.1, 0.4, 0.4, 0.8]), jnp.array([0, 0, 1, 1]))
     Array(0.875, dtype=float32)
     """
     scores, positive, negative = _ranked("auc", scores, labels, where, weights)

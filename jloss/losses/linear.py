@@ -245,9 +245,9 @@ def adaptive_softmax_init(
 
     Source: Grave et al. (2017).
 
-    >>> parameters = jloss.adaptive_softmax_init(jax.random.key(0), 64, 1000, [50, 200])
-    >>> jax.tree.map(jnp.shape, parameters.tails)
-    (((64, 16), (16, 150)), ((64, 4), (4, 800)))
+    >>> parameters = jloss.adaptive_softmax_init(jax.random.key(0), 64, 1000, [50])
+    >>> jax.tree.map(jnp.shape, (parameters.head, parameters.tails))
+    ((64, 51), (((64, 16), (16, 950)),))
     """
     ends = [0, *cutoffs, classes]
     if any(a >= b for a, b in pairwise(ends)):

@@ -660,8 +660,9 @@ def pairwise_loss(
 
     >>> def exponential(lead, gap):
     ...     return jnp.exp(-lead), gap > 0
+    >>> loss = jax.jit(jloss.pairwise_loss, static_argnames="pair_loss_fn")
     >>> scores, labels = jnp.array([2.0, 0.5, 1.5]), jnp.array([1.0, 0.0, 0.0])
-    >>> jloss.pairwise_loss(scores, labels, pair_loss_fn=exponential)
+    >>> loss(scores, labels, pair_loss_fn=exponential)
     Array(0.41483042, dtype=float32)
     """
     given = _given("pairwise_loss", scores, labels, where, segments, weights)

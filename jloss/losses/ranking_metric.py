@@ -339,7 +339,7 @@ def approx_t12n(
 
     >>> def reciprocal_rank(scores, labels, *, where=None, rank_fn):
     ...     return (labels / rank_fn(scores, where=where)).max(-1)
-    >>> loss = jloss.approx_t12n(reciprocal_rank)
+    >>> loss = jax.jit(jloss.approx_t12n(reciprocal_rank))
     >>> loss(jnp.array([0.0, 1.0, 3.0, 2.0]), jnp.array([0.0, 0.0, 0.0, 1.0]))
     Array(-0.4718755, dtype=float32)
     """
@@ -457,7 +457,7 @@ def gumbel_t12n(
 
     Source: Bruch et al. (2020).
 
-    >>> loss = jloss.gumbel_t12n(jloss.ranking_softmax_loss)
+    >>> loss = jax.jit(jloss.gumbel_t12n(jloss.ranking_softmax_loss))
     >>> scores, labels = jnp.array([0.0, 1.0, 3.0, 2.0]), jnp.array([0.0, 0.0, 1.0, 2.0])
     >>> loss(scores, labels, key=jax.random.key(42)) > jloss.ranking_softmax_loss(scores, labels)
     Array(True, dtype=bool)
@@ -528,7 +528,7 @@ def segment_t12n(loss_or_metric_fn: Callable[..., Array]) -> Callable[..., Array
 
     >>> def worst_error(scores, labels, *, where):
     ...     return jnp.abs(scores - labels).max(-1, where=where, initial=0.0)
-    >>> loss = jloss.segment_t12n(worst_error)
+    >>> loss = jax.jit(jloss.segment_t12n(worst_error))
     >>> segments = jnp.array([0, 0, 1])
     >>> loss(jnp.array([1.0, 2.0, 3.0]), jnp.array([1.0, 0.0, 1.0]), segments=segments)
     Array([2., 0., 2.], dtype=float32)
