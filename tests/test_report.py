@@ -11,21 +11,22 @@ import pytest
 from jloss._tables import load
 from jloss.card import CARDS
 from jloss.compare import LOSSES, Comparison, Prepared, Result, Rows, compare
+from jloss.landscape import Plane
 from jloss.report import claims, page, summary, table_note, table_rows, verdict, words, write
 
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 
-EPOCHS = 4
-
 
 @pytest.fixture(scope="module")
 def comparisons():
-    classes = ["softmax_cross_entropy_with_integer_labels", "squared_error"]
+    """One that was run, and one whose losses are drawn in two groups of shapes."""
+    right, wrong = np.ones(30), np.arange(30.0) % 2
+    classes = {"softmax_cross_entropy_with_integer_labels": right, "squared_error": wrong}
     values = ["huber_loss", "squared_error"]
     return {
-        "multiclass": compare(load("iris"), classes, epochs=EPOCHS),
-        "regression": compare(load("diabetes"), values, epochs=EPOCHS, outliers=0.1),
+        "multiclass": made_up("multiclass", classes),
+        "regression": compare(load("diabetes"), values, epochs=3, outliers=0.1),
     }
 
 
@@ -176,6 +177,10 @@ def test_the_table_has_what_the_history_has(comparison):
 
 # The verdict, on results that were made up.
 
+AXIS = np.linspace(-1, 1, 5)
+PATH = np.array([[0.8, 0.2], [0.4, -0.1], [0.0, 0.0], [-0.3, 0.1]])
+BOWL = Plane(AXIS, AXIS, 1 + AXIS[:, None] ** 2 + AXIS**2, (0, 0), PATH, np.full(4, 0.1))
+
 
 def made_up(task, scores, *, baseline=0.5, outliers=0.0, validation=(2.0, 1.0, 3.0)):
     """A comparison with these scores per loss on the test rows."""
@@ -188,7 +193,7 @@ def made_up(task, scores, *, baseline=0.5, outliers=0.0, validation=(2.0, 1.0, 3
         "validation_metric": np.array([0.2, 0.8, 0.7]),
     }
     results = tuple(
-        Result(name, readings[name], {}, history, None, 1.0, np.asarray(values, np.float32), 1.0)
+        Result(name, readings[name], {}, history, BOWL, 1.0, np.asarray(values, np.float32), 1.0)
         for name, values in scores.items()
     )
     rows = Rows(np.zeros((3, 1)), np.zeros(3))
