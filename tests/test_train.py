@@ -110,8 +110,7 @@ def test_masked_and_weighted_rows_count_as_they_say():
 
 def test_the_loss_of_an_epoch_is_that_of_the_params_on_the_way():
     """One batch per epoch: what was met while training is the loss before the update."""
-    setting = {"validation": DATA, "epochs": 4, "batch_size": 11}
-    _, history = fit(LEAST_SQUARES, init(zeros(), SGD), DATA, **setting)
+    _, history = fit(LEAST_SQUARES, init(zeros(), ADAM), DATA, validation=DATA, epochs=4)
     np.testing.assert_allclose(history["loss"][0], mean_square(zeros()), rtol=1e-6)
     np.testing.assert_allclose(history["loss"][1:], history["train_loss"][:-1], rtol=1e-5)
     assert history["train_loss"][-1] < history["loss"][-1]
@@ -319,7 +318,7 @@ def test_a_callback_that_fails_is_named_with_its_epoch():
     ) as e:
         fit(
             LEAST_SQUARES,
-            init(zeros(), SGD),
+            init(zeros(), ADAM),
             DATA,
             callback=[lambda state, row: seen.append(row), broken],
         )
@@ -439,7 +438,7 @@ def test_nothing_is_warned_of():
 
 
 def test_progress_is_shown_only_when_wanted(capsys):
-    state = init(zeros(), SGD)
+    state = init(zeros(), ADAM)
     fit(LEAST_SQUARES, state, DATA, epochs=2)
     assert capsys.readouterr().err == ""
     fit(LEAST_SQUARES, state, DATA, epochs=2, progress=True)
@@ -488,7 +487,7 @@ def test_progress_without_tqdm_names_the_extra(monkeypatch):
     ],
 )
 def test_fit_refuses(change, error, message):
-    arguments = {"state": init(zeros(), SGD), "train": DATA, "epochs": 1} | change
+    arguments = {"state": init(zeros(), ADAM), "train": DATA, "epochs": 1} | change
     state, train = arguments.pop("state"), arguments.pop("train")
     with pytest.raises(error, match=message):
         fit(LEAST_SQUARES, state, train, **arguments)
@@ -505,10 +504,10 @@ def test_a_kernel_of_three_axes_trains_as_a_vector_does():
     def filtered(params, inputs):
         return inputs @ params["w"][0, :, 0] + params["b"]
 
-    flat, kernel = zeros(), {"w": jnp.zeros((1, 3, 1)), "b": jnp.zeros(())}
+    kernel = {"w": jnp.zeros((1, 3, 1)), "b": jnp.zeros(())}
     (one, by_one), (other, by_other) = (
-        fit(objective(apply, square), init(params, SGD), DATA, epochs=3, batch_size=4)
-        for apply, params in ((linear, flat), (filtered, kernel))
+        fit(each, init(params, SGD), DATA, epochs=3, batch_size=4)
+        for each, params in ((LEAST_SQUARES, zeros()), (objective(filtered, square), kernel))
     )
     np.testing.assert_allclose(other.params["w"].ravel(), one.params["w"], rtol=1e-5)
     np.testing.assert_allclose(by_other["loss"], by_one["loss"], rtol=1e-5)
