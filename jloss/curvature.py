@@ -341,16 +341,18 @@ def _climb(
     while True:
         stop = min(budget, max(wanted + 1, done + 1 + done // 16))
         state, done = operator.lanczos(state, done, stop), stop
-        alpha, beta = (np.asarray(x[0, :done]) for x in (state.alpha, state.beta))
+        # Cut by numpy: JAX would compile a slice for every number of steps.
+        alpha, beta = (np.asarray(x)[0, :done] for x in (state.alpha, state.beta))
         pairs = _krylov.ritz(sign * alpha, sign * beta)
         values, residuals = pairs.values[::-1][:wanted], pairs.residuals[::-1][:wanted]
         noise = 8 * jnp.finfo(state.alpha.dtype).eps * np.abs(pairs.values).max()
         converged = bool(np.all(residuals <= np.maximum(rtol * np.abs(values), noise)))
         if converged or values[0] + residuals[0] <= floor or done == budget:
             break
-    columns = jnp.asarray(pairs.vectors[:, ::-1][:, :wanted], state.basis.dtype)
+    columns = np.zeros((wanted, state.basis.shape[1]))
+    columns[:, :done] = pairs.vectors[:, ::-1][:, :wanted].T
     settled = converged or values[0] + residuals[0] <= floor or done == outside
-    return values, columns.T @ state.basis[0, :done], done, settled
+    return values, jnp.asarray(columns, state.basis.dtype) @ state.basis[0], done, settled
 
 
 def _measured(
