@@ -333,7 +333,7 @@ def _climb(
 ) -> tuple[np.ndarray, Array, int, bool]:
     """The largest Ritz pairs outside the locked vectors, at once when all are below the floor."""
     steps = min(room or budget, operator.size)
-    outside = operator.size - int(jnp.sum(jnp.any(locked != 0, axis=1)))
+    outside = operator.size - int(jnp.count_nonzero(jnp.any(locked, axis=1)))
     budget, done = min(budget, outside), 0
     vector = jax.random.normal(key, (1, operator.size), operator.center.dtype)
     # A copy, for the state gives its arrays away.
@@ -363,15 +363,21 @@ def _measured(
     # They show the residuals and, in what they differ from the values, the rounding.
     other, moved = _estimates.move(operator, key, rows)
     images, totals, weights = other.by_part(moved, _estimates.forms)
-    found = jnp.asarray(values, images.dtype)
-    residuals = jnp.linalg.norm(images - found[:, None] * moved, axis=1)
-    floor = jnp.finfo(found.dtype).eps * jnp.linalg.norm(images, axis=1).max()
-    rounding = floor + jnp.abs(_estimates.forms(moved, images) - found)
+    found = np.asarray(values, images.dtype)
+    residuals, rounding = _missed(found, moved, images)
     data = _estimates.jackknife(_estimates.float64(totals), weights).astype(found.dtype)
     none = np.zeros(len(rows), found.dtype)
     errors = Errors(np.asarray(residuals), none, data, np.asarray(rounding))
     vectors, taken = jax.vmap(operator.unravel)(rows), products + len(rows)
-    return Eigenpairs(np.asarray(found), vectors, errors, taken, converged)
+    return Eigenpairs(found, vectors, errors, taken, converged)
+
+
+@jax.jit
+def _missed(values: Array, vectors: Array, images: Array) -> tuple[Array, Array]:
+    """The norms of the residuals, and how far the forms are from the values."""
+    residuals = jnp.linalg.norm(images - values[:, None] * vectors, axis=1)
+    floor = jnp.finfo(images.dtype).eps * jnp.linalg.norm(images, axis=1).max()
+    return residuals, floor + jnp.abs(_estimates.forms(vectors, images) - values)
 
 
 def _probed(
@@ -436,6 +442,7 @@ def _leave_one_out(
     return np.trace(curvature) - dropped + scale * rest
 
 
+@jax.jit
 def _orthonormal(basis: Array, vectors: Array) -> Array:
     """An orthonormal basis, as rows, of what the vectors add to the basis."""
     for _ in range(2):
