@@ -126,7 +126,7 @@ def spectral_density(
         batches, or a product is not finite.
 
     >>> bowl = lambda params, batch: jloss.average(batch * jnp.sum(params**2))
-    >>> operator = jloss.curvature.hessian(bowl, jnp.zeros(9), [jnp.ones(3)])
+    >>> operator = jloss.curvature.hessian(bowl, jnp.zeros(3), [jnp.ones(3)])
     >>> jloss.curvature.spectral_density(operator).cumulative([1.9, 2.1]).value.round(3)
     array([0., 1.])
     """

@@ -127,8 +127,8 @@ def smallest_eigenpairs(
     Raises:
       ValueError: as `largest_eigenpairs`.
 
-    >>> saddle = lambda params, batch: jloss.average(batch * (params[0] ** 2 - params[1] ** 2))
-    >>> operator = jloss.curvature.hessian(saddle, jnp.zeros(2), [jnp.ones(1)])
+    >>> saddle = lambda params, batch: jloss.average(batch * params**2)
+    >>> operator = jloss.curvature.hessian(saddle, jnp.zeros(3), [jnp.array([1.0, 2.0, -3.0])])
     >>> jloss.curvature.smallest_eigenpairs(operator).values.round(4)
     array([-2.], dtype=float32)
     """
@@ -197,9 +197,9 @@ def diagonal(
       ValueError: as `trace`.
 
     >>> bowl = lambda params, batch: jloss.average(batch * jnp.sum(params**2))
-    >>> operator = jloss.curvature.hessian(bowl, jnp.zeros(2), [jnp.ones(3)])
+    >>> operator = jloss.curvature.hessian(bowl, jnp.zeros(3), [jnp.ones(3)])
     >>> jloss.curvature.diagonal(operator).value
-    Array([2., 2.], dtype=float32)
+    Array([2., 2., 2.], dtype=float32)
     """
 
     def sample(probes: Array, images: Array) -> Array:
