@@ -416,6 +416,12 @@ def coverage(estimates, exact, source="probes"):
     return np.mean(held)
 
 
+def drawn_keys(seed, count):
+    """One by one: JAX would take its time to compile what takes all of them apart."""
+    keys = jax.random.split(jax.random.key(seed), count)
+    return [keys[number] for number in range(count)]
+
+
 @coverage_of_seeds
 @pytest.mark.parametrize(
     ("estimator", "options"),
@@ -430,7 +436,7 @@ def coverage(estimates, exact, source="probes"):
 )
 def test_intervals_of_traces_cover(decaying, estimator, options, seeds, least):
     operator, matrix = decaying
-    keys = map(jax.random.key, range(seeds))
+    keys = drawn_keys(1, seeds)
     found = [estimator(operator, key=key, **options) for key in keys]
     assert coverage(found, np.trace(matrix)) >= least
     errors = np.array([estimate.value - np.trace(matrix) for estimate in found])
@@ -440,7 +446,7 @@ def test_intervals_of_traces_cover(decaying, estimator, options, seeds, least):
 @coverage_of_seeds
 def test_intervals_of_diagonals_cover(decaying, seeds, least):
     operator, matrix = decaying
-    keys = map(jax.random.key, range(seeds))
+    keys = drawn_keys(2, seeds)
     found = [curvature.diagonal(operator, key=key, rtol=0.3) for key in keys]
     assert coverage(found, np.diag(matrix)) >= least
 
@@ -450,7 +456,7 @@ def test_intervals_of_cumulatives_cover(decaying, seeds, least):
     operator, matrix = decaying
     x = np.array([1.5, 2.5, 3.5, 6.0, 12.0])
     exact = (np.linalg.eigvalsh(matrix)[:, None] <= x).mean(axis=0)
-    keys = map(jax.random.key, range(seeds))
+    keys = drawn_keys(3, seeds)
     # As many steps as there are eigenvalues leave no Krylov error, so that probes stand alone.
     found = [
         curvature.spectral_density(operator, key=key, steps=N, rtol=0.1).cumulative(x)

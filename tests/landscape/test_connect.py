@@ -12,7 +12,7 @@ from jloss.landscape import connect, interpolate
 from jloss.landscape._connect import _point
 
 ENDS = {"w": np.float32([-1, 0])}, {"w": np.float32([1, 0.1])}
-PARTS = [np.float32([0.5, 1.5, 1]), np.float32([1])]
+PARTS = [np.float32([0.5, 1.5]), np.float32([0.8, 1.2])]
 
 
 def ring(params, batch, model_state):
