@@ -22,10 +22,12 @@ from jloss._exact import (
     draw,
     evaluate,
     floors,
+    in_blocks,
+    one,
     scalars,
     split,
 )
-from jloss._promises import forward_mode, hessians, require
+from jloss._promises import forward_mode, hessians, once, require
 from jloss.card import LOG_PROBABILITIES, PROBABILITIES, PROBABILITY, SIGN, Card
 
 COUNT = BLOCK
@@ -73,8 +75,14 @@ def _moved(card: Card, sample: Sample, rng: np.random.Generator) -> np.ndarray:
     return here + size * (card.predictions.draw(rng, here.shape) - here)
 
 
+@cache
+def _valuer(card: Card) -> Callable[..., Any]:
+    return once(jax.vmap(one(card)))
+
+
 def _values(card: Card, sample: Sample) -> np.ndarray:
-    return _results(card, sample)["value"]
+    with jax.enable_x64(True):
+        return in_blocks(_valuer(card), *split(sample))
 
 
 def _results(card: Card, sample: Sample) -> dict[str, np.ndarray]:
