@@ -408,8 +408,8 @@ def _fitted(
     )
     seconds = time.perf_counter() - start
     history |= {name: parts.scale * history[name] for name in history if "metric" in name}
-    outputs = apply(state.params, jnp.asarray(parts.test.inputs))
-    scores = parts.scale * np.asarray(score(outputs, jnp.asarray(parts.test.targets)))
+    judged = jax.jit(lambda params, rows: score(apply(params, rows.inputs), rows.targets))
+    scores = parts.scale * np.asarray(judged(state.params, parts.test))
     plane, in_plane = _plane(learnt, state.params, parts.train, path)
     return Result(loss.__name__, reading, state.params, history, plane, in_plane, scores, seconds)
 

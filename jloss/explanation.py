@@ -182,7 +182,7 @@ def _followed(
         if blame is not None
     )
     if not any(cause == blame for blame in blames):
-        error, _ = checkify.checkify(judged, errors=checkify.user_checks)(*inputs)
+        error, _ = jax.jit(checkify.checkify(judged, errors=checkify.user_checks))(*inputs)
         cause = error.get() or cause
     return leaf, cause
 

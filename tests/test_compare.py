@@ -15,14 +15,14 @@ preprocessing = pytest.importorskip("sklearn.preprocessing")
 pandas = pytest.importorskip("pandas")
 
 
-EPOCHS = 4
+EPOCHS = 15
 CLASS_LOSSES = ["softmax_cross_entropy_with_integer_labels", "squared_error"]
 
 
 @pytest.fixture(scope="module")
-def iris():
+def digits():
     """One run for many tests."""
-    return compare(load("iris"), CLASS_LOSSES, epochs=EPOCHS)
+    return compare(load("digits"), CLASS_LOSSES, epochs=EPOCHS)
 
 
 @pytest.fixture
@@ -189,11 +189,13 @@ OFFERED = [(task, loss) for task, readings in LOSSES.items() for loss in reading
 @pytest.mark.parametrize(("task", "loss"), OFFERED)
 def test_a_loss_on_offer_has_a_card_and_pulls_at_the_outputs_of_its_task(task, loss):
     classes = {"regression": 0, "binary": 2, "multiclass": 4}[task]
-    targets = jnp.array([0, 1, 1]) if classes else jnp.array([0.5, -1.0, 2.0])
+    targets = np.array([0, 1, 1]) if classes else np.float32([0.5, -1.0, 2.0])
     reading = LOSSES[task][loss]
     width = reading.width(classes)
-    outputs = jnp.linspace(-1.0, 1.0, 3 * width).reshape((3, width) if width > 1 else (3,))
-    pull = jax.grad(lambda o: loss(o, reading.encode(targets, classes)).sum())(outputs)
+    outputs = np.linspace(-1.0, 1.0, 3 * width, dtype=np.float32)
+    outputs = outputs.reshape((3, width) if width > 1 else (3,))
+    charged = lambda o, targets: loss(o, reading.encode(targets, classes)).sum()  # noqa: E731
+    pull = jax.jit(jax.grad(charged))(outputs, targets)
     assert CARDS[loss.__name__].loss is loss
     assert np.all(np.isfinite(pull)) and np.any(pull != 0)
 
@@ -245,13 +247,13 @@ def test_unless_told_otherwise_what_suits_is_compared_with_what_may_mislead(task
 # Fits
 
 
-def test_the_baseline_is_that_of_sklearn(iris):
+def test_the_baseline_is_that_of_sklearn(digits):
     from sklearn.dummy import DummyClassifier, DummyRegressor
 
-    train, _, test = split(iris.table, seed=0)
-    features, targets = iris.table.features, iris.table.targets
+    train, _, test = split(digits.table, seed=0)
+    features, targets = digits.table.features, digits.table.targets
     expected = DummyClassifier().fit(features[train], targets[train])
-    assert iris.baseline == pytest.approx(expected.score(features[test], targets[test]))
+    assert digits.baseline == pytest.approx(expected.score(features[test], targets[test]))
 
     table = load("diabetes")
     train, _, test = split(table, seed=0)
@@ -272,20 +274,20 @@ def answers(result, inputs, classes):
     return np.clip(np.rint(output[:, 0]), 0, classes - 1) if classes else output[:, 0]
 
 
-def test_the_accuracies_are_those_of_the_kept_params_as_sklearn_counts_them(iris):
-    for one in iris.results:
+def test_the_accuracies_are_those_of_the_kept_params_as_sklearn_counts_them(digits):
+    for one in digits.results:
         for part, found in (
-            (iris.parts.validation, one.history["validation_metric"][one.best]),
-            (iris.parts.test, one.scores.mean()),
+            (digits.parts.validation, one.history["validation_metric"][one.best]),
+            (digits.parts.test, one.scores.mean()),
         ):
-            expected = sklearn_metrics.accuracy_score(part.targets, answers(one, part.inputs, 3))
+            expected = sklearn_metrics.accuracy_score(part.targets, answers(one, part.inputs, 10))
             assert found == pytest.approx(expected)
 
 
 def test_the_errors_are_those_of_the_kept_params_in_units_of_the_target(no_surface):
     table = load("diabetes")
     train, _, test = split(table, seed=0)
-    result = compare(table, ["huber_loss", "squared_error"], epochs=EPOCHS)
+    result = compare(table, ["huber_loss", "squared_error"], epochs=4)
     for one in result.results:
         own = answers(one, result.parts.test.inputs, 0) * result.parts.scale
         expected = sklearn_metrics.mean_absolute_error(
@@ -305,24 +307,24 @@ def test_the_errors_are_those_of_the_kept_params_in_units_of_the_target(no_surfa
         )
 
 
-def test_the_same_seed_gives_the_same_numbers_and_tells_progress(iris):
+def test_the_same_seed_gives_the_same_numbers_and_tells_progress(digits):
     seen = []
     again = compare(
-        load("iris"),
+        load("digits"),
         CLASS_LOSSES,
         epochs=EPOCHS,
         progress=lambda loss, epoch: seen.append((loss, epoch)),
     )
-    for a, b in zip(iris.results, again.results, strict=True):
+    for a, b in zip(digits.results, again.results, strict=True):
         np.testing.assert_array_equal(a.scores, b.scores)
         np.testing.assert_array_equal(a.history["validation_loss"], b.history["validation_loss"])
         np.testing.assert_array_equal(a.plane.values, b.plane.values)
-    names = [result.loss for result in iris.results]
+    names = [result.loss for result in digits.results]
     assert seen == [(name, epoch) for name in names for epoch in range(1, EPOCHS + 1)]
 
 
-def test_the_surface_is_around_the_kept_params_with_the_whole_path_on_it(iris):
-    for one in iris.results:
+def test_the_surface_is_around_the_kept_params_with_the_whole_path_on_it(digits):
+    for one in digits.results:
         assert one.plane.values.shape == (31, 31)
         assert one.plane.path.shape == (EPOCHS + 1, 2)
         np.testing.assert_allclose(one.plane.path[1 + one.best], 0, atol=1e-5)
@@ -331,8 +333,8 @@ def test_the_surface_is_around_the_kept_params_with_the_whole_path_on_it(iris):
         assert one.plane.values.min() <= 1.05 * one.history["train_loss"][one.best]
 
 
-def test_squared_error_on_class_numbers_misleads_on_digits(no_surface):
-    right, wrong = compare(load("digits"), CLASS_LOSSES, epochs=15).results
+def test_squared_error_on_class_numbers_misleads_on_digits(digits):
+    right, wrong = digits.results
     # At 40 epochs, over seeds 0 to 3: 97 to 99 % against 43 to 51 %.
     assert right.scores.mean() > 0.9
     assert wrong.scores.mean() < 0.75

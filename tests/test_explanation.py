@@ -7,7 +7,7 @@ import pytest
 
 from jloss.average import Terms, average
 from jloss.explanation import Explanation, explain
-from jloss.losses.classification import softmax_cross_entropy_with_integer_labels
+from jloss.losses.margin import multiclass_perceptron_loss
 from jloss.losses.regression import squared_error
 from jloss.objective import Aux, objective
 
@@ -99,7 +99,7 @@ def test_an_operation_within_calls_and_loops_is_found():
 
 
 def test_a_label_that_the_loss_does_not_allow_is_named():
-    logits = objective(lambda p, x: x * p["b"], softmax_cross_entropy_with_integer_labels)
+    logits = objective(lambda p, x: x * p["b"], multiclass_perceptron_loss)
     report = explain(logits, PARAMS, (INPUTS, np.array([0, 2, 1, 3, 7])))
     assert (report.example, report.examples) == (3, (2, 5))
     assert "labels must be from 0 to 2; at index [0] it is 3" in report.cause

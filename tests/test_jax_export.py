@@ -31,35 +31,52 @@ def value(params, batch):
     return OBJECTIVE(params, batch).value
 
 
+FUNCTIONS = {
+    "predict": predict,
+    "objective": value,
+    "gradient": lambda params, batch: jax.grad(value)(params, batch)["w"],
+}
+
+
+def argument(what, rows):
+    """What the function is given beside the params, so many rows of it."""
+    return INPUTS[:rows] if what == "predict" else (INPUTS[:rows], LABELS[:rows])
+
+
 LOADED = """
-import sys, numpy as np
+import sys, pathlib, numpy as np
 from jax import export
-function = export.deserialize(bytearray(open(sys.argv[1], "rb").read()))
-data = dict(np.load(sys.argv[2]))
-params, rows = {"w": data["w"], "b": data["b"]}, slice(0, int(sys.argv[4]))
-batch = tuple(data[name][rows] for name in ("inputs", "labels") if name in data)
-np.save(sys.argv[3], np.asarray(function.call(params, batch if len(batch) > 1 else batch[0])))
+folder, results = pathlib.Path(sys.argv[1]), {}
+data = dict(np.load(folder / "data.npz"))
+params, inputs, labels = {"w": data["w"], "b": data["b"]}, data["inputs"], data["labels"]
+for what in ("predict", "objective", "gradient"):
+    function = export.deserialize(bytearray((folder / what).read_bytes()))
+    for rows in (7, 2):
+        batch = inputs[:rows] if what == "predict" else (inputs[:rows], labels[:rows])
+        results[f"{what} {rows}"] = np.asarray(function.call(params, batch))
+np.savez(folder / "results.npz", **results)
 assert "jloss" not in sys.modules
 """
 
 
-@pytest.mark.parametrize("rows", [7, 2])
-@pytest.mark.parametrize("what", ["predict", "objective", "gradient"])
-def test_what_is_exported_is_equal_in_a_fresh_process(what, rows, tmp_path):
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """What one process makes of all that is exported."""
+    folder = tmp_path_factory.mktemp("exported")
     count, wide = export.symbolic_shape("rows, 3")
     inputs = jax.ShapeDtypeStruct((count, wide), jnp.float32)
     batch = (inputs, jax.ShapeDtypeStruct((count,), LABELS.dtype))
-    data = {**PARAMS, "inputs": INPUTS} | ({} if what == "predict" else {"labels": LABELS})
-    function, argument = {
-        "predict": (predict, inputs),
-        "objective": (value, batch),
-        "gradient": (lambda p, b: jax.grad(value)(p, b)["w"], batch),
-    }[what]
-    exported = export.export(jax.jit(function))(PARAMS, argument)
-    (tmp_path / "function").write_bytes(exported.serialize())
-    np.savez(tmp_path / "data.npz", **data)
-    files = [tmp_path / name for name in ("function", "data.npz", "result.npy")]
-    subprocess.run([sys.executable, "-c", LOADED, *files, str(rows)], check=True)
-    batch = INPUTS[:rows] if what == "predict" else (INPUTS[:rows], LABELS[:rows])
-    expected = jax.jit(function)(PARAMS, batch)
-    np.testing.assert_allclose(np.load(files[-1]), expected, rtol=1e-6)
+    for what, function in FUNCTIONS.items():
+        given = inputs if what == "predict" else batch
+        exported = export.export(jax.jit(function))(PARAMS, given)
+        (folder / what).write_bytes(exported.serialize())
+    np.savez(folder / "data.npz", **PARAMS, inputs=INPUTS, labels=LABELS)
+    subprocess.run([sys.executable, "-c", LOADED, folder], check=True)
+    return np.load(folder / "results.npz")
+
+
+@pytest.mark.parametrize("rows", [7, 2])
+@pytest.mark.parametrize("what", FUNCTIONS)
+def test_what_is_exported_is_equal_in_a_fresh_process(results, what, rows):
+    expected = jax.jit(FUNCTIONS[what])(PARAMS, argument(what, rows))
+    np.testing.assert_allclose(results[f"{what} {rows}"], expected, rtol=1e-6)

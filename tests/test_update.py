@@ -26,16 +26,20 @@ from jloss.update import State, init, step, steps
 
 
 def test_step_does_what_a_hand_written_optax_loop_does():
-    optimizer = ADAM
-    params, state = zeros(), init(zeros(), optimizer)
-    opt_state, update = optimizer.init(params), step(LEAST_SQUARES)
-    for start in (0, 4, 8):
+    params, state = zeros(), init(zeros(), ADAM)
+    opt_state, update = ADAM.init(params), step(LEAST_SQUARES)
+
+    @jax.jit
+    def by_hand(params, opt_state, inputs, targets):
+        loss, grads = jax.value_and_grad(lambda p: jnp.mean(square(linear(p, inputs), targets)))(
+            params
+        )
+        updates, opt_state = ADAM.update(grads, opt_state)
+        return optax.apply_updates(params, updates), opt_state, loss
+
+    for start in (0, 4, 7):
         batch = (INPUTS[start : start + 4], TARGETS[start : start + 4])
-        loss, grads = jax.value_and_grad(
-            lambda p, b=batch: jnp.mean(square(linear(p, b[0]), b[1]))
-        )(params)
-        updates, opt_state = optimizer.update(grads, opt_state)
-        params = optax.apply_updates(params, updates)
+        params, opt_state, loss = by_hand(params, opt_state, *batch)
         state, before = update(state, batch)
         np.testing.assert_allclose(before.value, loss, rtol=1e-6)
     for ours, theirs in zip(jax.tree.leaves(state.params), jax.tree.leaves(params), strict=True):
@@ -77,9 +81,12 @@ def test_an_update_that_overflows_the_parameters_is_skipped():
     assert (int(state.skipped), float(state.params)) == (1, np.float32(3e38))
 
 
+LBFGS = optax.lbfgs()
+
+
 def test_init_copies_so_that_donation_spares_what_the_caller_holds():
     params = zeros()
-    state = init(params, optax.lbfgs())  # which keeps the params themselves in its state
+    state = init(params, LBFGS)  # which keeps the params themselves in its state
     held = state.params["w"]
     step(LEAST_SQUARES)(state, DATA)
     np.testing.assert_array_equal(params["w"], np.zeros(3))
@@ -87,7 +94,7 @@ def test_init_copies_so_that_donation_spares_what_the_caller_holds():
 
 
 def test_line_searches_get_the_value_they_need():
-    state = init(zeros(), optax.lbfgs())
+    state = init(zeros(), LBFGS)
     update = step(LEAST_SQUARES)
     for _ in range(20):
         state, _ = update(state, DATA)
@@ -268,9 +275,10 @@ def in_ulps(ours, theirs):
 
 
 GRADIENT_IS_KEPT = optax.trace(decay=0.0)  # its state is the last gradient
+gradient_of_tokens = jax.jit(jax.grad(lambda params, batch: TOKENS(params, batch).value))
 
 
-@pytest.mark.parametrize("microbatches", [2, 4, 12])
+@pytest.mark.parametrize("microbatches", [4, 12])
 def test_parts_of_unequal_token_counts_are_the_whole_batch_to_2_ulp(microbatches):
     start = init(layers(), GRADIENT_IS_KEPT)
     whole, average = step(TOKENS)(start, BATCH)
@@ -283,10 +291,10 @@ def test_parts_of_unequal_token_counts_are_the_whole_batch_to_2_ulp(microbatches
 
 def test_the_mean_of_the_means_of_parts_is_not_the_whole_batch():
     """The case above can tell them apart: a wrong accumulation is off by thousands of ULP."""
-    grad = jax.jit(jax.grad(lambda params, batch: TOKENS(params, batch).value))
-    parts = [grad(layers(), jax.tree.map(lambda leaf, i=i: leaf[i::4], BATCH)) for i in range(4)]
-    mean = jax.tree.map(lambda *leaves: sum(leaves) / 4, *parts)
-    assert min(in_ulps(mean, grad(layers(), BATCH))) > 1000
+    parts = [jax.tree.map(lambda leaf, i=i: leaf[i::4], BATCH) for i in range(4)]
+    gradients = [jax.device_get(gradient_of_tokens(layers(), part)) for part in parts]
+    mean = jax.tree.map(lambda *leaves: sum(leaves) / 4, *gradients)
+    assert min(in_ulps(mean, gradient_of_tokens(layers(), BATCH))) > 1000
 
 
 def test_every_part_draws_its_own_key_and_passes_the_model_state_on():
@@ -299,7 +307,7 @@ def test_every_part_draws_its_own_key_and_passes_the_model_state_on():
 
 def test_the_weights_of_the_parts_cost_no_model():
     """Before the parts are differentiated, their weights are added up, without their losses."""
-    state = init(layers(), SGD)
+    state = init(layers(), GRADIENT_IS_KEPT)
     programs = [
         step(TOKENS, microbatches=count).func.lower(TOKENS, count, state, BATCH).compile().as_text()
         for count in (1, 4)
@@ -310,7 +318,7 @@ def test_the_weights_of_the_parts_cost_no_model():
 
 def test_line_searches_see_the_whole_batch_in_parts():
     design = np.c_[INPUTS[:10], np.ones(10)]
-    state, update = init(zeros(), optax.lbfgs()), step(LEAST_SQUARES, microbatches=5)
+    state, update = init(zeros(), LBFGS), step(LEAST_SQUARES, microbatches=5)
     for _ in range(20):
         state, _ = update(state, (INPUTS[:10], TARGETS[:10]))
     solution = np.linalg.lstsq(design, TARGETS[:10], rcond=None)[0]
@@ -319,7 +327,7 @@ def test_line_searches_see_the_whole_batch_in_parts():
 
 def test_clipping_is_a_link_of_optax_and_sees_the_whole_gradient():
     clipped = optax.chain(optax.clip_by_global_norm(0.5), optax.sgd(1.0))
-    gradient = jax.jit(jax.grad(lambda params: TOKENS(params, BATCH).value))(layers())
+    gradient = jax.device_get(gradient_of_tokens(layers(), BATCH))
     norm = np.sqrt(sum(np.sum(np.square(leaf)) for leaf in gradient.values()))
     assert norm > 0.5
     state, _ = step(TOKENS, microbatches=4)(init(layers(), clipped), BATCH)

@@ -179,9 +179,9 @@ def _shape(comparison: Comparison, title: str, group: list[Result], part: str) -
         drawn = []
         for result in group:
             along = _along(comparison, result)
-            values = np.asarray(jax.vmap(along if part == "loss" else jax.grad(along))(places))
-            ax.plot(places, values, color=colour(comparison, result))
-            drawn.append(values)
+            each = jax.vmap(along if part == "loss" else jax.grad(along))
+            drawn.append(np.asarray(jax.jit(each)(places)))
+            ax.plot(places, drawn[-1], color=colour(comparison, result))
         if part == "loss" or comparison.table.classes:
             ax.set_ylim(*_readable(drawn))
         ax.set(
