@@ -126,11 +126,18 @@ def spectral_density(
         batches, or a product is not finite.
 
     >>> bowl = lambda params, batch: jloss.average(batch * jnp.sum(params**2))
-    >>> operator = jloss.curvature.hessian(bowl, jnp.zeros(9), [jnp.ones(3)])
+    >>> operator = jloss.curvature.hessian(bowl, jnp.zeros(3), [jnp.ones(3)])
     >>> jloss.curvature.spectral_density(operator).cumulative([1.9, 2.1]).value.round(3)
     array([0., 1.])
     """
     _estimates.check("spectral_density", steps=(steps, 1), rtol=rtol, budget=(budget, 2))
+    if held_out:
+        batches = sum(1 for _ in operator.iterate())
+        if not 2 <= held_out <= batches:
+            raise ValueError(
+                f"spectral_density: held_out must be 0, or from 2 to the {batches} batches, "
+                f"not {held_out}"
+            )
     steps = min(steps, operator.size)
     at_once = max(1, min(4, _NUMBERS_AT_ONCE // (steps * operator.size), budget))
     key, rounding_key = _estimates.keys(key)
@@ -192,12 +199,6 @@ def _held_out(
     """Quadratures from the same first probes, on the data without each group in turn."""
     if not groups:
         return ()
-    batches = sum(1 for _ in operator.iterate())
-    if not 2 <= groups <= batches:
-        raise ValueError(
-            f"spectral_density: held_out must be 0, or from 2 to the {batches} batches, "
-            f"not {groups}"
-        )
     vectors = _estimates.sphere(jax.random.fold_in(key, 0), at_once, operator)
     parts = (operator.without(part, groups) for part in range(groups))
     return tuple(_quadrature(part, vectors, steps) for part in parts)

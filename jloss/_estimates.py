@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jloss._operator import Operator
+from jloss._operator import Operator, nudged
 
 
 class Errors(NamedTuple):
@@ -71,19 +72,23 @@ def rounding(
 def move(operator: Operator, key: Array, vectors: Array) -> tuple[Operator, Array]:
     """The operator and the vectors, moved by one rounding error in each entry."""
     params_key, vector_key = jax.random.split(key)
-    eps = jnp.finfo(vectors.dtype).eps
-    signs = jax.random.rademacher(vector_key, vectors.shape, vectors.dtype)
-    return operator.moved(params_key), vectors * (1 + eps * signs)
+    return operator.moved(params_key), nudged(vector_key, vectors)
 
 
+@jax.jit
 def forms(vectors: Array, images: Array) -> Array:
     return jnp.sum(vectors * images, axis=1)
 
 
 def sphere(key: Array, count: int, operator: Operator) -> Array:
     """Vectors uniform on the sphere whose radius is the root of the size."""
-    vectors = jax.random.normal(key, (count, operator.size), operator.center.dtype)
-    return vectors * (math.sqrt(operator.size) / jnp.linalg.norm(vectors, axis=1, keepdims=True))
+    return _sphere(key, (count, operator.size), operator.center.dtype)
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def _sphere(key: Array, shape: tuple[int, int], dtype: Any) -> Array:
+    vectors = jax.random.normal(key, shape, dtype)
+    return vectors * (math.sqrt(shape[1]) / jnp.linalg.norm(vectors, axis=1, keepdims=True))
 
 
 def interval(spread: Any, count: int, looks: int = 1) -> Any:

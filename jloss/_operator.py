@@ -194,10 +194,7 @@ class Operator:
 
     def moved(self, key: Array) -> "Operator":
         """The operator at params that differ by one rounding error in each entry."""
-        eps = jnp.finfo(self.center.dtype).eps
-        signs = jax.random.rademacher(key, (self.size,), self.center.dtype)
-        vector = self.center * (1 + eps * signs)
-        return replace(self, params=self.split.join(self.params, vector))
+        return replace(self, params=self.split.join(self.params, nudged(key, self.center)))
 
     def iterate(self) -> Iterator[Any]:
         """The batches, once more."""
@@ -210,7 +207,7 @@ class Operator:
 
     def finite(self, values: Array) -> Array:
         """The values, looked over: what is not finite is an error, with its likely source."""
-        if bool(jnp.isfinite(values).all()):
+        if bool(_all_finite(values)):
             return values
         at = [
             name for name, leaf in _named_leaves(self.params) if not bool(jnp.isfinite(leaf).all())
@@ -251,6 +248,18 @@ class Operator:
         if len(batches) == 1:
             return 1, batches[0]
         return len(batches), jax.tree.map(lambda *leaves: jnp.stack(leaves), *batches)
+
+
+@jax.jit
+def nudged(key: Array, values: Array) -> Array:
+    """The values, each moved by one rounding error to a random side."""
+    signs = jax.random.rademacher(key, values.shape, values.dtype)
+    return values * (1 + jnp.finfo(values.dtype).eps * signs)
+
+
+@jax.jit
+def _all_finite(values: Array) -> Array:
+    return jnp.isfinite(values).all()
 
 
 @dataclass(frozen=True)

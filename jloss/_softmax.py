@@ -8,25 +8,29 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 
 from jloss._safe import chain, finite_two_difference, is_class
 
 
 @jax.custom_jvp
-def cross_entropy(logits: Array, labels: Array) -> Array:
+def cross_entropy(logits: Array, labels: Array, spoilt: ArrayLike = 0.0) -> Array:
+    """``spoilt`` is 0, or NaN at a label that is none and spoils its row."""
     softmax = softmax_of(logits)
     # Selected at the end, for XLA's CPU compiler stores the factors of a product that is summed.
-    behind = jnp.where(labels == 0, 0.0, labels * softmax.behind).sum(-1)
+    behind = jnp.where(labels == 0, 0.0, labels * softmax.behind + spoilt).sum(-1)
     return behind + labels.sum(-1) * softmax.normaliser
 
 
 @partial(cross_entropy.defjvp, symbolic_zeros=True)
 def cross_entropy_jvp(primals, tangents):
-    logits, labels = primals
+    logits, labels, _ = primals
     softmax = softmax_of(logits)
+    value = cross_entropy(*primals)
+    spoilt = jnp.where(jnp.isnan(value), jnp.nan, 0.0)[..., None]
     return chain(
-        cross_entropy(logits, labels),
-        (softmax.slope(labels), tangents[0]),
+        value,
+        (softmax.slope(labels) + spoilt, tangents[0]),
         (softmax.surprise, tangents[1]),
         axis=-1,
     )
@@ -108,7 +112,12 @@ def softmax_of(logits: Array) -> Softmax:
     """With the leaders apart."""
     top = _top(logits)
     behind, weight = _weigh(top, logits)
-    return Softmax(behind, weight, *_sums(logits == top, weight))
+    # The leaders' with a minus: XLA's CPU compiler would store a selection for each of the sums, as
+    # it does any term that two loops share, so each tells by other means which sign it is about.
+    signed = jnp.where(logits == top, -weight, weight)
+    apart = 0.5 * _sum(jnp.sign(signed) * signed - signed)
+    others = 0.5 * _sum(jnp.abs(signed) + signed)
+    return Softmax(behind, jnp.where(signed < 0, -signed, signed), apart, others)
 
 
 def _label_softmax(logits: Array, labels: Array, spoilt: Array) -> tuple[Softmax, Array, Array]:
@@ -119,7 +128,9 @@ def _label_softmax(logits: Array, labels: Array, spoilt: Array) -> tuple[Softmax
     # Gathered before the exponential, for a gather from the weights would have them stored.
     chosen = jnp.take_along_axis(logits, labels[..., None], -1) + spoilt
     label_behind, apart = _weigh(top, chosen)
-    softmax = Softmax(behind, weight, apart, _sums(label, weight)[1])
+    # By selection: multiplied by a mask that `vmap` leaves unbatched while it batches the logits,
+    # XLA's CPU compiler (jaxlib 0.10.2) adds up wrong rows from some fifty points on.
+    softmax = Softmax(behind, weight, apart, _sum(jnp.where(label, 0.0, weight)))
     return softmax, (~label).astype(weight.dtype), label_behind
 
 
@@ -131,15 +142,8 @@ def _top(logits: Array) -> Array:
     return jax.lax.optimization_barrier(top)
 
 
-def _sums(chosen: Array, weight: Array) -> tuple[Array, Array]:
-    """Of the weights of the chosen classes and of the others, (..., 1)."""
-
-    # By selection: multiplied by a mask that `vmap` leaves unbatched while it batches the logits,
-    # XLA's CPU compiler (jaxlib 0.10.2) adds up wrong rows from some fifty points on.
-    def total(selected: Array) -> Array:
-        return jax.lax.optimization_barrier(selected.sum(-1, keepdims=True))
-
-    return total(jnp.where(chosen, weight, 0.0)), total(jnp.where(chosen, 0.0, weight))
+def _sum(weight: Array) -> Array:
+    return jax.lax.optimization_barrier(weight.sum(-1, keepdims=True))
 
 
 def _weigh(top: Array, logits: Array) -> tuple[Array, Array]:

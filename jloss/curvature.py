@@ -127,8 +127,8 @@ def smallest_eigenpairs(
     Raises:
       ValueError: as `largest_eigenpairs`.
 
-    >>> saddle = lambda params, batch: jloss.average(batch * (params[0] ** 2 - params[1] ** 2))
-    >>> operator = jloss.curvature.hessian(saddle, jnp.zeros(2), [jnp.ones(1)])
+    >>> saddle = lambda params, batch: jloss.average(batch * params**2)
+    >>> operator = jloss.curvature.hessian(saddle, jnp.zeros(3), [jnp.array([1.0, 2.0, -3.0])])
     >>> jloss.curvature.smallest_eigenpairs(operator).values.round(4)
     array([-2.], dtype=float32)
     """
@@ -197,9 +197,9 @@ def diagonal(
       ValueError: as `trace`.
 
     >>> bowl = lambda params, batch: jloss.average(batch * jnp.sum(params**2))
-    >>> operator = jloss.curvature.hessian(bowl, jnp.zeros(2), [jnp.ones(3)])
+    >>> operator = jloss.curvature.hessian(bowl, jnp.zeros(3), [jnp.ones(3)])
     >>> jloss.curvature.diagonal(operator).value
-    Array([2., 2.], dtype=float32)
+    Array([2., 2., 2.], dtype=float32)
     """
 
     def sample(probes: Array, images: Array) -> Array:
@@ -333,7 +333,7 @@ def _climb(
 ) -> tuple[np.ndarray, Array, int, bool]:
     """The largest Ritz pairs outside the locked vectors, at once when all are below the floor."""
     steps = min(room or budget, operator.size)
-    outside = operator.size - int(jnp.sum(jnp.any(locked != 0, axis=1)))
+    outside = operator.size - int(jnp.count_nonzero(jnp.any(locked, axis=1)))
     budget, done = min(budget, outside), 0
     vector = jax.random.normal(key, (1, operator.size), operator.center.dtype)
     # A copy, for the state gives its arrays away.
@@ -341,16 +341,18 @@ def _climb(
     while True:
         stop = min(budget, max(wanted + 1, done + 1 + done // 16))
         state, done = operator.lanczos(state, done, stop), stop
-        alpha, beta = (np.asarray(x[0, :done]) for x in (state.alpha, state.beta))
+        # Cut by numpy: JAX would compile a slice for every number of steps.
+        alpha, beta = (np.asarray(x)[0, :done] for x in (state.alpha, state.beta))
         pairs = _krylov.ritz(sign * alpha, sign * beta)
         values, residuals = pairs.values[::-1][:wanted], pairs.residuals[::-1][:wanted]
         noise = 8 * jnp.finfo(state.alpha.dtype).eps * np.abs(pairs.values).max()
         converged = bool(np.all(residuals <= np.maximum(rtol * np.abs(values), noise)))
         if converged or values[0] + residuals[0] <= floor or done == budget:
             break
-    columns = jnp.asarray(pairs.vectors[:, ::-1][:, :wanted], state.basis.dtype)
+    columns = np.zeros((wanted, state.basis.shape[1]))
+    columns[:, :done] = pairs.vectors[:, ::-1][:, :wanted].T
     settled = converged or values[0] + residuals[0] <= floor or done == outside
-    return values, columns.T @ state.basis[0, :done], done, settled
+    return values, jnp.asarray(columns, state.basis.dtype) @ state.basis[0], done, settled
 
 
 def _measured(
@@ -361,15 +363,21 @@ def _measured(
     # They show the residuals and, in what they differ from the values, the rounding.
     other, moved = _estimates.move(operator, key, rows)
     images, totals, weights = other.by_part(moved, _estimates.forms)
-    found = jnp.asarray(values, images.dtype)
-    residuals = jnp.linalg.norm(images - found[:, None] * moved, axis=1)
-    floor = jnp.finfo(found.dtype).eps * jnp.linalg.norm(images, axis=1).max()
-    rounding = floor + jnp.abs(_estimates.forms(moved, images) - found)
+    found = np.asarray(values, images.dtype)
+    residuals, rounding = _missed(found, moved, images)
     data = _estimates.jackknife(_estimates.float64(totals), weights).astype(found.dtype)
     none = np.zeros(len(rows), found.dtype)
     errors = Errors(np.asarray(residuals), none, data, np.asarray(rounding))
     vectors, taken = jax.vmap(operator.unravel)(rows), products + len(rows)
-    return Eigenpairs(np.asarray(found), vectors, errors, taken, converged)
+    return Eigenpairs(found, vectors, errors, taken, converged)
+
+
+@jax.jit
+def _missed(values: Array, vectors: Array, images: Array) -> tuple[Array, Array]:
+    """The norms of the residuals, and how far the forms are from the values."""
+    residuals = jnp.linalg.norm(images - values[:, None] * vectors, axis=1)
+    floor = jnp.finfo(images.dtype).eps * jnp.linalg.norm(images, axis=1).max()
+    return residuals, floor + jnp.abs(_estimates.forms(vectors, images) - values)
 
 
 def _probed(
@@ -434,6 +442,7 @@ def _leave_one_out(
     return np.trace(curvature) - dropped + scale * rest
 
 
+@jax.jit
 def _orthonormal(basis: Array, vectors: Array) -> Array:
     """An orthonormal basis, as rows, of what the vectors add to the basis."""
     for _ in range(2):

@@ -238,7 +238,7 @@ def spectrum(
       ImportError: matplotlib is missing.
 
     >>> bowl = lambda params, batch: jloss.average(batch * jnp.sum(params**2))
-    >>> operator = jloss.curvature.hessian(bowl, jnp.zeros(9), [jnp.ones(3)])
+    >>> operator = jloss.curvature.hessian(bowl, jnp.zeros(3), [jnp.ones(3)])
     >>> jloss.plot.spectrum(jloss.curvature.spectral_density(operator)).get_xlabel()
     'eigenvalue'
     """

@@ -17,12 +17,11 @@ POINTS = [(0.0, 0.0), (0.7, -0.4), (-1.3, 2.1)]
 
 def weights(*shapes):
     """Some parameters of these shapes, and two directions."""
-    keys = jax.random.split(jax.random.key(0), 3 * len(shapes))
-    drawn = [
-        jax.random.normal(key, shape) / np.sqrt(np.prod(shape[:-1]) or 1)
-        for key, shape in zip(keys, 3 * shapes, strict=True)
+    random = np.random.default_rng(0)
+    return [
+        [random.normal(size=shape) / np.sqrt(np.prod(shape[:-1])) for shape in shapes]
+        for _ in range(3)
     ]
-    return [drawn[i :: len(shapes)] for i in range(len(shapes))]
 
 
 def mlp(params, inputs):
@@ -70,67 +69,72 @@ def recurrent(params, inputs):
     return lax.scan(step, jnp.zeros(driven.shape[1:]), driven)[0] @ head
 
 
-KEY = jax.random.key(1)
-TOKENS = jax.random.randint(KEY, (ROWS, 5), 0, 7)
+RANDOM = np.random.default_rng(1)
+TOKENS = RANDOM.integers(0, 7, (ROWS, 5))
 MODELS = {
-    "mlp": (mlp, [(90, 8), (8,), (8, 7)], jax.random.normal(KEY, (ROWS, 90))),
-    "cnn": (cnn, [(3, 3, 2, 4), (4,), (36, 7)], jax.random.normal(KEY, (ROWS, 6, 6, 2))),
-    "batch norm": (batch_norm, [(90, 8), (8,), (8, 7)], jax.random.normal(KEY, (ROWS, 90))),
+    "mlp": (mlp, [(90, 8), (8,), (8, 7)], RANDOM.normal(size=(ROWS, 90))),
+    "cnn": (cnn, [(3, 3, 2, 4), (4,), (36, 7)], RANDOM.normal(size=(ROWS, 6, 6, 2))),
+    "batch norm": (batch_norm, [(90, 8), (8,), (8, 7)], RANDOM.normal(size=(ROWS, 90))),
     "weight tying": (tied, [(7, 6)], TOKENS),
     "transformer block": (transformer, [(7, 6), (6, 6), (6, 6), (6, 12), (12, 6)], TOKENS),
-    "scan": (recurrent, [(3, 8), (8, 8), (8, 7)], jax.random.normal(KEY, (ROWS, 4, 3))),
+    "scan": (recurrent, [(3, 8), (8, 8), (8, 7)], RANDOM.normal(size=(ROWS, 4, 3))),
 }
+LABELS = RANDOM.integers(0, 7, ROWS)
+
+
+def given(name, dtype):
+    """An objective, params, directions and a batch."""
+    model, shapes, inputs = MODELS[name]
+    arrays = *weights(*shapes), (inputs, LABELS)
+    params, *directions, batch = jax.tree.map(
+        lambda x: x.astype(dtype) if x.dtype == np.float64 else x, arrays
+    )
+    objective = jloss.objective(model, jloss.softmax_cross_entropy_with_integer_labels)
+    return objective, params, directions, batch
 
 
 @functools.cache
-def both(name, dtype=jnp.float32, transform=lambda f: f):
-    """The values of an objective at some points: plain, and hoisted."""
-    model, shapes, inputs = MODELS[name]
-    labels = jax.random.randint(KEY, (ROWS,), 0, 7)
-    objective = transform(jloss.objective(model, jloss.softmax_cross_entropy_with_integer_labels))
-    with jax.enable_x64(dtype == jnp.float64):
+def plain(name, dtype):
+    """The values of an objective at some points."""
+    objective, params, directions, batch = given(name, dtype)
 
-        def cast(tree):
-            return jax.tree.map(
-                lambda x: np.asarray(x, dtype) if x.dtype == jnp.float32 else np.asarray(x), tree
-            )
+    def value(a, b):
+        moved = [p + a * d + b * e for p, d, e in zip(params, *directions, strict=True)]
+        return objective(moved, batch).value
 
-        params, *directions = zip(*cast(weights(*shapes)), strict=True)
-        batch = cast((inputs, labels))
+    with jax.enable_x64(dtype == np.float64):
+        return np.asarray(jax.jit(jax.vmap(value))(*np.asarray(POINTS, dtype).T))
 
-        def value(params, batch):
-            return objective(params, batch).value
 
-        def plain(a, b):
-            moved = [p + a * d + b * e for p, d, e in zip(params, *directions, strict=True)]
-            return value(moved, batch)
-
-        split = hoist(value, params, batch)
+@functools.cache
+def hoisted(name, dtype, transform=lambda f: f):
+    """The same from what is left at each point; with how it was split, and what is common."""
+    objective, params, directions, batch = given(name, dtype)
+    objective = transform(objective)
+    with jax.enable_x64(dtype == np.float64):
+        split = hoist(lambda params, batch: objective(params, batch).value, params, batch)
         common = jax.jit(split.prepare)(params, directions, batch)
-        points = np.asarray(POINTS, dtype)
-        return [
-            np.asarray(jax.jit(jax.vmap(f))(*points.T))
-            for f in (plain, lambda a, b: split.evaluate(common, (a, b)))
-        ], (split, common)
+        values = jax.jit(jax.vmap(lambda a, b: split.evaluate(common, (a, b))))
+        return np.asarray(values(*np.asarray(POINTS, dtype).T)), split, common
 
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize(
     ("dtype", "tolerance"),
-    [pytest.param(jnp.float32, 1e-6, marks=pytest.mark.long), (jnp.float64, 1e-12)],
+    [pytest.param(np.float32, 1e-6, marks=pytest.mark.long), (np.float64, 1e-12)],
     ids=["float32", "float64"],
 )
 def test_hoisting_is_exact_but_for_rounding(name, dtype, tolerance):
-    (plain, hoisted), _ = both(name, dtype)
-    assert hoisted.dtype == dtype
-    np.testing.assert_allclose(hoisted, plain, rtol=tolerance)
+    values, *_ = hoisted(name, dtype)
+    assert values.dtype == dtype
+    np.testing.assert_allclose(values, plain(name, dtype), rtol=tolerance)
 
 
 @pytest.mark.parametrize("name", ["mlp", "transformer block"])
 def test_under_jit_and_checkpoint_all_is_hoisted_alike(name):
-    (plain, hoisted), (_, common) = both(name, transform=lambda f: jax.jit(jax.checkpoint(f)))
-    np.testing.assert_allclose(hoisted, plain, rtol=1e-6)
-    assert jax.tree.map(jnp.shape, common) == jax.tree.map(jnp.shape, both(name)[1][1])
+    values, _, common = hoisted(name, np.float64, lambda f: jax.jit(jax.checkpoint(f)))
+    np.testing.assert_allclose(values, plain(name, np.float64), rtol=1e-12)
+    assert jax.tree.map(jnp.shape, common) == jax.tree.map(jnp.shape, hoisted(name, np.float64)[2])
 
 
 def flops(function, *arguments):
@@ -140,22 +144,22 @@ def flops(function, *arguments):
 @pytest.mark.parametrize(("name", "saved"), [("mlp", 0.8), ("cnn", 0.55), ("batch norm", 0.8)])
 def test_a_first_layer_is_done_once_and_not_at_each_point(name, saved):
     model, shapes, inputs = MODELS[name]
-    params = [jnp.zeros(shape) for shape in shapes]
-    _, (split, common) = both(name)
-    whole = flops(lambda p: model(p, inputs).sum(), params)
-    loss = flops(
-        lambda x: jloss.softmax_cross_entropy_with_integer_labels(x, jnp.zeros(ROWS, int)).sum(),
-        jnp.zeros((ROWS, 7)),
-    )
-    assert flops(split.evaluate, common, (0.1, 0.2)) < (1 - saved) * whole + loss
+    _, split, common = hoisted(name, np.float64)
+    with jax.enable_x64(True):
+        whole = flops(lambda p: model(p, inputs).sum(), [np.zeros(shape) for shape in shapes])
+        loss = flops(
+            lambda x: jloss.softmax_cross_entropy_with_integer_labels(x, LABELS).sum(),
+            np.zeros((ROWS, 7)),
+        )
+        assert flops(split.evaluate, common, (0.1, 0.2)) < (1 - saved) * whole + loss
 
 
 def test_what_no_direction_moves_is_done_once():
     """A plane through a head alone: neither the body nor the head's product is left."""
     _, shapes, inputs = MODELS["mlp"]
-    params, *_ = zip(*weights(*shapes), strict=True)
+    params, inputs = jax.tree.map(np.float32, (weights(*shapes)[0], inputs))
     split = hoist(lambda p, x: jnp.tanh(mlp(p, x)), params, inputs, moving=[False, False, True])
-    direction = (jnp.zeros_like(params[0]), jnp.zeros_like(params[1]), params[2])
+    direction = [np.zeros_like(params[0]), np.zeros_like(params[1]), params[2]]
     common = split.prepare(params, [direction], inputs)
     assert jax.tree.map(jnp.shape, common) == [[(ROWS, 7), (ROWS, 7)]]
     moved = [*params[:2], 1.5 * params[2]]
@@ -165,7 +169,7 @@ def test_what_no_direction_moves_is_done_once():
 
 
 def test_a_bias_is_not_blown_up_to_the_batch_before_it_is_read():
-    _, (_, common) = both("transformer block")
+    *_, common = hoisted("transformer block", np.float64)
     assert max(np.size(x) for x in jax.tree.leaves(common)) <= ROWS * 5 * 12
 
 
@@ -176,7 +180,7 @@ def values_of(function, params, directions, *arguments):
     return split.evaluate(common, [0.5]), function(moved, *arguments), common
 
 
-X = jnp.arange(6.0).reshape(2, 3)
+X = jnp.asarray(np.arange(6, dtype=np.float32).reshape(2, 3))
 D = jnp.array([[1.0, -2.0, 0.5], [0.0, 3.0, 1.0]])
 LINEAR = {
     "a literal is added once": lambda p: p + 3.0,
@@ -219,8 +223,8 @@ def test_an_operation_has_its_own_value(name):
 def test_what_is_evaluated_can_be_differentiated_along_the_directions():
     split = hoist(lambda p, x: jnp.tanh(x @ p).sum(), X.T, X)
     common = split.prepare(X.T, [D.T], X)
-    got = jax.hessian(lambda a: split.evaluate(common, [a]))(0.1)
-    wanted = jax.hessian(lambda a: jnp.tanh(X @ (X.T + a * D.T)).sum())(0.1)
+    got = jax.jit(jax.hessian(lambda a: split.evaluate(common, [a])))(0.1)
+    wanted = jax.jit(jax.hessian(lambda a: jnp.tanh(X @ (X.T + a * D.T)).sum()))(0.1)
     np.testing.assert_allclose(got, wanted, rtol=1e-5)
 
 
@@ -237,7 +241,7 @@ def test_what_is_linear_is_not_done_at_each_point(name):
 def flax_model():
     nn = pytest.importorskip("flax.linen")
     model = nn.Sequential([nn.Dense(8), nn.BatchNorm(use_running_average=False), nn.Dense(3)])
-    state = model.init(KEY, jnp.ones((2, 5)))
+    state = jax.jit(model.init)(jax.random.key(1), np.ones((2, 5)))
 
     def apply(params, inputs):
         variables = {**state, "params": params}
@@ -248,7 +252,8 @@ def flax_model():
 
 def equinox_model():
     eqx = pytest.importorskip("equinox")
-    params, static = eqx.partition(eqx.nn.MLP(5, 3, 8, 1, key=KEY), eqx.is_inexact_array)
+    model = eqx.filter_jit(eqx.nn.MLP)(5, 3, 8, 1, key=jax.random.key(1))
+    params, static = eqx.partition(model, eqx.is_inexact_array)
     return lambda params, inputs: jax.vmap(eqx.combine(params, static))(inputs), params
 
 
@@ -256,13 +261,14 @@ def equinox_model():
 def test_objectives_of_other_libraries_are_hoisted_as_they_are(make):
     apply, params = make()
     objective = jloss.objective(apply, jloss.softmax_cross_entropy_with_integer_labels)
-    batch = jax.random.normal(KEY, (ROWS, 5)), jnp.arange(ROWS) % 3
-    direction = jax.tree.map(lambda p: jax.random.normal(KEY, p.shape), params)
+    random = np.random.default_rng(2)
+    batch = random.normal(size=(ROWS, 5)).astype(np.float32), np.arange(ROWS) % 3
+    direction = jax.tree.map(lambda p: random.normal(size=p.shape).astype(np.float32), params)
     split = hoist(lambda p, batch: objective(p, batch).value, params, batch)
-    common = split.prepare(params, [direction], batch)
-    moved = jax.tree.map(lambda p, d: p + 0.3 * d, params, direction)
+    common = jax.jit(split.prepare)(params, [direction], batch)
+    moved = jax.tree.map(lambda p, d: np.asarray(p) + np.float32(0.3) * d, params, direction)
     np.testing.assert_allclose(
-        split.evaluate(common, [0.3]), objective(moved, batch).value, rtol=1e-6
+        jax.jit(split.evaluate)(common, [0.3]), jax.jit(objective)(moved, batch).value, rtol=1e-6
     )
     # The first layer is not among what is left.
     text = str(jax.make_jaxpr(split.evaluate)(common, [0.3]))

@@ -26,10 +26,11 @@ def planted(values, dtype=np.float32):
 
 
 def operator_of(matrix):
-    return curvature.hessian(quadratic, jnp.zeros(len(matrix), matrix.dtype), [matrix])
+    return curvature.hessian(quadratic, np.zeros(len(matrix), matrix.dtype), [matrix])
 
 
-N = 120
+# Of every operator here, wherever another size shows nothing else: JAX compiles for each.
+N = 48
 SPECTRA = {
     "clustered": np.r_[5, 5.001, 5.002, np.linspace(0, 1, N - 3)],
     "degenerate": np.r_[5, 5, 5, np.linspace(0, 3, N - 3)],
@@ -46,7 +47,7 @@ def spectrum(request):
     return np.sort(SPECTRA[request.param])
 
 
-@pytest.mark.parametrize("k", [1, pytest.param(3, marks=pytest.mark.long)])
+@pytest.mark.parametrize("k", [1, 3])
 def test_eigenvalues_of_planted_spectra_lie_within_their_errors(spectrum, k):
     for find, exact in (
         (curvature.largest_eigenpairs, spectrum[::-1]),
@@ -62,7 +63,8 @@ def test_eigenvalues_of_planted_spectra_lie_within_their_errors(spectrum, k):
 
 def test_all_but_hopeless_planted_spectra_converge():
     for name, values in SPECTRA.items():
-        assert curvature.largest_eigenpairs(operator_of(planted(values)), 3).converged, name
+        found = curvature.largest_eigenpairs(operator_of(planted(values)), 3, budget=N)
+        assert found.converged, name
 
 
 @pytest.mark.long
@@ -77,7 +79,7 @@ def test_eigenvalues_of_condition_1e12_are_exact_to_rounding_in_float64():
 
 
 def test_lanczos_on_a_low_rank_operator_stays_within_its_spectrum():
-    # matfree's default Lanczos gave Ritz values of -37.7 and +41.0 here.
+    # matfree's default Lanczos gave Ritz values of -37.7 and +41.0 for one of 120 rows.
     values = SPECTRA["rank 5"]
     operator = operator_of(planted(values))
     start = jax.random.normal(jax.random.key(1), (1, N))
@@ -117,14 +119,14 @@ def network(params, inputs):
 
 @pytest.fixture(scope="module")
 def small():
-    """A small network with two batches of different lengths, all in float64."""
+    """A small network of N params with two batches of different lengths, all in float64."""
     random = np.random.default_rng(3)
     params = {
-        "body": {"kernel": random.normal(size=(3, 4)), "bias": random.normal(size=4)},
-        "head": random.normal(size=(4, 3)),
+        "body": {"kernel": random.normal(size=(4, 6)), "bias": random.normal(size=6)},
+        "head": random.normal(size=(6, 3)),
     }
     batches = [
-        (random.normal(size=(n, 3)), random.integers(0, 3, n), random.uniform(0.5, 2, n))
+        (random.normal(size=(n, 4)), random.integers(0, 3, n), random.uniform(0.5, 2, n))
         for n in (5, 8)
     ]
     return params, batches
@@ -157,8 +159,8 @@ def test_the_hessian_over_batches_is_the_dense_one_of_all_data(small, loss):
         exact = np.linalg.eigvalsh(whole)
     single = jax.tree.map(np.float32, params)
     operator = curvature.hessian(objective, single, batches)
-    top = curvature.largest_eigenpairs(operator, 2, rtol=1e-5)
-    assert (np.abs(top.values - exact[::-1][:2]) <= top.errors.krylov + top.errors.rounding).all()
+    top = curvature.largest_eigenpairs(operator, rtol=1e-5)
+    assert (np.abs(top.values - exact[-1]) <= top.errors.krylov + top.errors.rounding).all()
 
 
 @pytest.mark.long
@@ -183,36 +185,44 @@ def test_lists_streams_and_single_batches_give_the_same_eigenvalues(small):
     np.testing.assert_allclose(*pairs, rtol=1e-5)
 
 
-def test_products_with_pytrees_and_blocks_are_those_of_the_matrix(small):
+@pytest.fixture(scope="module")
+def of_network(small):
+    """The Hessian of the network on a batch, and the dense matrix."""
     params, batches = jax.tree.map(np.float32, small[0]), small[1]
-    operator = curvature.hessian(jloss.objective(network, LOSSES["squared"]), params, batches)
-    block = jax.random.normal(jax.random.key(0), (3, operator.size))
-    wanted = block @ operator.dense()
+    objective = jloss.objective(network, LOSSES["squared"])
+    tree = {"params": params}  # as flax has it
+    operator = curvature.hessian(lambda p, b: objective(p["params"], b), tree, batches[:1])
+    return operator, operator.dense()
+
+
+def test_products_with_pytrees_and_blocks_are_those_of_the_matrix(of_network):
+    operator, dense = of_network
+    block = np.random.default_rng(0).normal(size=(N, N)).astype(np.float32)
+    wanted = block @ dense
     found = operator.block(jax.vmap(operator.unravel)(block))
-    assert jax.tree.map(jnp.shape, found["body"]) == {"kernel": (3, 3, 4), "bias": (3, 4)}
+    body = found["params"]["body"]
+    assert jax.tree.map(jnp.shape, body) == {"kernel": (N, 4, 6), "bias": (N, 6)}
     np.testing.assert_allclose(jax.vmap(operator.ravel)(found), wanted, atol=1e-5)
     one = operator.ravel(operator(operator.unravel(block[0])))
     np.testing.assert_allclose(one, wanted[0], atol=1e-5)
 
 
-def test_layers_are_the_diagonal_blocks(small):
-    params, batches = jax.tree.map(np.float32, small[0]), small[1]
-    objective = jloss.objective(network, LOSSES["squared"])
-    tree = {"params": params}  # as flax has it
-    operator = curvature.hessian(lambda p, b: objective(p["params"], b), tree, batches)
-    dense, layers = operator.dense(), operator.layers()
+def test_layers_are_the_diagonal_blocks(of_network):
+    operator, dense = of_network
+    layers = operator.layers()
     assert list(layers) == ["body", "head"]
-    np.testing.assert_allclose(layers["body"].dense(), dense[:16, :16], atol=1e-5)
-    np.testing.assert_allclose(layers["head"].dense(), dense[16:, 16:], atol=1e-5)
+    np.testing.assert_allclose(layers["body"].dense(), dense[:30, :30], atol=1e-5)
+    np.testing.assert_allclose(layers["head"].dense(), dense[30:, 30:], atol=1e-5)
     kernel = operator.part(lambda p: p["params"]["body"]["kernel"])
-    np.testing.assert_allclose(kernel.dense(), dense[4:16, 4:16], atol=1e-5)
-    assert kernel(params["body"]["kernel"]).shape == (3, 4)
+    columns = kernel.block(np.eye(24, dtype=np.float32).reshape(24, 4, 6))
+    assert columns.shape == (24, 4, 6)
+    np.testing.assert_allclose(columns.reshape(24, 24), dense[6:30, 6:30], atol=1e-5)
 
 
 def test_gauss_newton_and_fisher_of_regressions_have_their_closed_forms():
     random = np.random.default_rng(5)
-    inputs, weights = random.normal(size=(9, 4)), random.uniform(1, 2, 9)
-    params, labels = random.normal(size=4), random.integers(0, 2, 9).astype(float)
+    inputs, weights = random.normal(size=(10, 4)), random.uniform(1, 2, 10)
+    params, labels = random.normal(size=4), random.integers(0, 2, 10).astype(float)
 
     def line(params, inputs):
         return inputs @ params
@@ -224,16 +234,17 @@ def test_gauss_newton_and_fisher_of_regressions_have_their_closed_forms():
         mean = 1 / (1 + np.exp(-inputs @ params))
         bend = weights * mean * (1 - mean)
         logistic = inputs.T @ (bend[:, None] * inputs) / weights.sum()
-        for make in (curvature.gauss_newton, curvature.fisher):
-            for loss, wanted in (
-                (jloss.l2_loss, linear),
-                (jloss.squared_error, 2 * linear),
-                (jloss.sigmoid_binary_cross_entropy, logistic),
+        for loss, wanted in (
+            (jloss.l2_loss, linear),
+            (jloss.squared_error, 2 * linear),
+            (jloss.sigmoid_binary_cross_entropy, logistic),
+        ):
+            for found in (
+                curvature.gauss_newton(line, loss, params, batches),
+                curvature.fisher(line, loss, params, batches),
+                curvature.hessian(jloss.objective(line, loss), params, batches),
             ):
-                found = make(line, loss, params, batches)
                 np.testing.assert_allclose(found.dense(), wanted, rtol=1e-12)
-                hessian = curvature.hessian(jloss.objective(line, loss), params, batches)
-                np.testing.assert_allclose(hessian.dense(), wanted, rtol=1e-12)
         share = weights * (mean - labels) ** 2
         wanted = inputs.T @ (share[:, None] * inputs) / weights.sum()
         loss = jloss.sigmoid_binary_cross_entropy
@@ -241,17 +252,30 @@ def test_gauss_newton_and_fisher_of_regressions_have_their_closed_forms():
         np.testing.assert_allclose(found, wanted, rtol=1e-12)
 
 
-@pytest.mark.parametrize("mask", [None, "examples", "classes"])
-@pytest.mark.parametrize("dense_labels", [False, True])
-def test_the_written_output_hessian_is_that_of_autodiff(small, mask, dense_labels):
-    params, (batch, _) = small
-    inputs, labels, _ = batch
+@pytest.mark.parametrize(
+    ("mask", "dense_labels"),
+    [
+        (None, False),
+        pytest.param(None, True, marks=pytest.mark.long),
+        ("examples", False),
+        pytest.param("examples", True, marks=pytest.mark.long),
+        ("classes", False),
+        ("classes", True),
+    ],
+)
+def test_the_written_output_hessian_is_that_of_autodiff(mask, dense_labels):
+    random = np.random.default_rng(3)
+    params, inputs, labels = (
+        random.normal(size=(4, 3)),
+        random.normal(size=(5, 4)),
+        np.arange(5) % 3,
+    )
     loss = jloss.softmax_cross_entropy_with_integer_labels
     with jax.enable_x64(True):
         batch = {"inputs": inputs, "targets": labels}
         if dense_labels:
             loss = jloss.softmax_cross_entropy
-            batch["targets"] = np.random.default_rng(0).uniform(size=(5, 3))
+            batch["targets"] = random.uniform(size=(5, 3))
         if mask == "examples":
             batch["where"] = np.array([True, False, True, True, False])
         if mask == "classes":
@@ -261,7 +285,9 @@ def test_the_written_output_hessian_is_that_of_autodiff(small, mask, dense_label
         def unknown(*arguments, **options):
             return loss(*arguments, **options)
 
-        pair = [curvature.gauss_newton(network, f, params, [batch]) for f in (loss, unknown)]
+        pair = [
+            curvature.gauss_newton(lambda p, x: x @ p, f, params, [batch]) for f in (loss, unknown)
+        ]
         np.testing.assert_allclose(pair[0].dense(), pair[1].dense(), rtol=1e-10, atol=1e-14)
 
 
@@ -278,8 +304,8 @@ def test_the_empirical_fisher_is_the_second_moment_of_gradients(small):
         np.testing.assert_allclose(found, wanted, rtol=1e-11, atol=1e-14)
 
 
-def test_the_largest_eigenvalue_takes_no_more_products_than_scipys(small):
-    matrix = planted(np.r_[np.linspace(0, 1, 300), 1.5], np.float32)
+def test_the_largest_eigenvalue_takes_no_more_products_than_scipys():
+    matrix = planted(np.r_[np.linspace(0, 1, N - 1), 1.5])
     taken = 0
 
     def product(vector):
@@ -339,10 +365,10 @@ def test_the_bounds_of_cumulative_and_density_hold_for_the_measures_themselves(s
     matrix = planted(spectrum, np.float64)
     values, vectors = np.linalg.eigh(matrix)
     with jax.enable_x64(True):
-        starts = jax.random.normal(jax.random.key(4), (3, N), np.float64)
+        starts = np.random.default_rng(4).normal(size=(3, N))
         state = _krylov.start(jax.random.key(5), starts, 12, jnp.zeros((0, N)))
         state = operator_of(matrix).lanczos(state, 0, 12)
-        weights = np.array((starts @ vectors) ** 2)
+        weights = (starts @ vectors) ** 2
     weights /= weights.sum(axis=1, keepdims=True)
     rule = _krylov.quadrature(np.asarray(state.alpha), np.asarray(state.beta))
     x = np.linspace(-3.3, 5.31, 58)
@@ -362,7 +388,7 @@ def test_the_bounds_of_cumulative_and_density_hold_for_the_measures_themselves(s
 def test_a_spectrum_is_drawn_with_its_band():
     pytest.importorskip("matplotlib")
     operator = operator_of(planted(SPECTRA["indefinite"]))
-    ax = curvature.spectral_density(operator, steps=20, budget=8).plot()
+    ax = curvature.spectral_density(operator, steps=N, budget=8).plot()
     assert ax.get_xlabel() == "eigenvalue"
     assert [text.get_text() for text in ax.get_legend().get_texts()] == [
         "95% band of all errors",
@@ -375,8 +401,8 @@ def test_a_spectrum_is_drawn_with_its_band():
 
 @pytest.fixture(scope="module")
 def decaying():
-    """An operator of 48 rows, its matrix in float64 and its diagonal."""
-    matrix = planted(np.r_[np.linspace(1, 4, 40), np.linspace(5, 20, 8)])
+    """An operator and its matrix in float64."""
+    matrix = planted(np.r_[np.linspace(1, 4, N - 8), np.linspace(5, 20, 8)])
     return operator_of(matrix), matrix.astype(np.float64)
 
 
@@ -388,6 +414,12 @@ def coverage(estimates, exact, source="probes"):
         for estimate in estimates
     ]
     return np.mean(held)
+
+
+def drawn_keys(seed, count):
+    """One by one: JAX would take its time to compile what takes all of them apart."""
+    keys = jax.random.split(jax.random.key(seed), count)
+    return [keys[number] for number in range(count)]
 
 
 @coverage_of_seeds
@@ -404,7 +436,7 @@ def coverage(estimates, exact, source="probes"):
 )
 def test_intervals_of_traces_cover(decaying, estimator, options, seeds, least):
     operator, matrix = decaying
-    keys = jax.random.split(jax.random.key(1), seeds)
+    keys = drawn_keys(1, seeds)
     found = [estimator(operator, key=key, **options) for key in keys]
     assert coverage(found, np.trace(matrix)) >= least
     errors = np.array([estimate.value - np.trace(matrix) for estimate in found])
@@ -414,8 +446,8 @@ def test_intervals_of_traces_cover(decaying, estimator, options, seeds, least):
 @coverage_of_seeds
 def test_intervals_of_diagonals_cover(decaying, seeds, least):
     operator, matrix = decaying
-    keys = jax.random.split(jax.random.key(2), seeds)
-    found = [curvature.diagonal(operator, key=key, rtol=0.2) for key in keys]
+    keys = drawn_keys(2, seeds)
+    found = [curvature.diagonal(operator, key=key, rtol=0.3) for key in keys]
     assert coverage(found, np.diag(matrix)) >= least
 
 
@@ -424,10 +456,10 @@ def test_intervals_of_cumulatives_cover(decaying, seeds, least):
     operator, matrix = decaying
     x = np.array([1.5, 2.5, 3.5, 6.0, 12.0])
     exact = (np.linalg.eigvalsh(matrix)[:, None] <= x).mean(axis=0)
-    keys = jax.random.split(jax.random.key(3), seeds)
+    keys = drawn_keys(3, seeds)
     # As many steps as there are eigenvalues leave no Krylov error, so that probes stand alone.
     found = [
-        curvature.spectral_density(operator, key=key, steps=48, rtol=0.1).cumulative(x)
+        curvature.spectral_density(operator, key=key, steps=N, rtol=0.1).cumulative(x)
         for key in keys
     ]
     assert coverage(found, exact) >= least
@@ -435,17 +467,16 @@ def test_intervals_of_cumulatives_cover(decaying, seeds, least):
 
 def test_the_hessian_of_several_terms_counts_each_batch_in_each_of_them():
     def terms(params, batch):
-        size = jloss.average(params**4, weights=jnp.ones(3) * len(batch) ** 2)
+        size = jloss.average(params**4, weights=jnp.ones(N) * len(batch) ** 2)
         nothing = jloss.average(params, where=False)
         return jloss.Terms({"fit": jloss.average(batch @ params**2), "size": size, "no": nothing})
 
-    params, matrix = jnp.array([1.0, 2.0, 3.0]), np.arange(12.0, dtype=np.float32).reshape(4, 3)
+    params, matrix = np.linspace(1, 3, N), np.arange(4.0 * N).reshape(4, N)
+    params, matrix = np.float32(params), np.float32(matrix / matrix.max())
     hessian = curvature.hessian(terms, params, [matrix[:3], matrix[3:]])
-    expected = 2 * matrix.mean(0) + 12 * params**2 / 3
+    expected = 2 * matrix.mean(0) + 12 * params**2 / N
     np.testing.assert_allclose(hessian.dense(), np.diag(expected), rtol=1e-6)
-    assert curvature.trace(hessian, budget=3).value == pytest.approx(
-        float(expected.sum()), rel=1e-5
-    )
+    assert curvature.trace(hessian).value == pytest.approx(float(expected.sum()), rel=1e-5)
 
 
 @coverage_of_seeds
@@ -455,17 +486,17 @@ def test_jackknife_intervals_cover_what_the_data_are_drawn_from(seeds, least):
         return jloss.average(batch @ params**2)
 
     random = np.random.default_rng(6)
-    batches = random.gamma(4.0, size=(seeds, 12, 5, 3)).astype(np.float32)
-    found, pairs = [], []
+    batches = random.gamma(4.0, size=(seeds, 6, 5, N)).astype(np.float32)
+    found = []
     for data in batches:
-        operator = curvature.hessian(bowl, jnp.zeros(3), list(data))
-        found.append(curvature.trace(operator, budget=2))
-    assert coverage(found, 2 * 3 * 4.0, "data") >= least
-    pairs = curvature.largest_eigenpairs(operator)
+        operator = curvature.hessian(bowl, np.zeros(N, np.float32), list(data))
+        found.append(curvature.trace(operator))
+    assert coverage(found, 2 * N * 4.0, "data") >= least
+    pairs = curvature.largest_eigenpairs(operator, rtol=1e-6)
     diagonals = 2 * data.mean(axis=1)
     best = diagonals.mean(axis=0).argmax()
-    spread = diagonals[:, best].std(ddof=1) / np.sqrt(12)
-    np.testing.assert_allclose(pairs.errors.data, 2.201 * spread, rtol=1e-3)
+    spread = diagonals[:, best].std(ddof=1) / np.sqrt(6)
+    np.testing.assert_allclose(pairs.errors.data, 2.571 * spread, rtol=1e-3)
 
 
 def test_xtrace_leaves_one_probe_out_as_matfree_does():
@@ -541,11 +572,15 @@ def root(params, batch):
          "hessian: batches must be iterable again and again, which a list_iterator is not"),
         (lambda: curvature.hessian(root, jnp.ones(2), []), ValueError,
          "hessian: batches holds no batch"),
-        (lambda: curvature.trace(curvature.hessian(root, jnp.zeros(2), [0.0])), ValueError,
+        (lambda: curvature.trace(curvature.hessian(root, jnp.zeros(N), [0.0])), ValueError,
          "hessian: a product is not finite; the gradient of batch 0 is not finite"),
         (lambda: curvature.largest_eigenpairs(
-            curvature.hessian(lambda p, b: root(p["w"], b), {"w": jnp.array([1.0, jnp.nan])}, [0.0])
-        ), ValueError, "hessian: a product is not finite; params hold NaN or infinity in w"),
+            operator_of(np.full((N, N), np.nan, np.float32))
+        ), ValueError, "hessian: a product is not finite; the gradient of batch 0 is not finite"),
+        (lambda: curvature.hessian(
+            lambda p, b: root(p["w"], b), {"w": jnp.array([1.0, jnp.nan])}, [0.0]
+        ).dense(), ValueError,
+         "hessian: a product is not finite; params hold NaN or infinity in w"),
         (lambda: curvature.largest_eigenpairs(BOWL["operator"](), 4), ValueError,
          "largest_eigenpairs: k is 4, but the operator has 3 eigenvalues"),
         (lambda: curvature.smallest_eigenpairs(BOWL["operator"](), 3, budget=2), ValueError,

@@ -10,6 +10,9 @@ import pytest
 
 from jloss import _lattice
 
+exp, log, add = map(jax.jit, (_lattice.exp, _lattice.log, _lattice.add))
+multiply, roll = map(jax.jit, (_lattice.multiply, jnp.roll))
+normalised, balanced, value = map(jax.jit, (_lattice.normalised, _lattice.balanced, _lattice.value))
 CONTEXT = mpmath.mp.clone()
 CONTEXT.dps = 60
 DTYPES = [np.float32, np.float64]
@@ -43,7 +46,7 @@ def close(got, wanted, dtype, ulp=4):
 @every_dtype
 def test_an_exponential_has_all_its_digits_at_any_magnitude(dtype):
     x = logarithms(dtype)
-    got = [exact(n) for n in np.asarray(_lattice.exp(jnp.asarray(x)))]
+    got = [exact(n) for n in np.asarray(exp(jnp.asarray(x)))]
     wanted = [CONTEXT.exp(float(v)) if np.isfinite(v) else CONTEXT.mpf(0) for v in x]
     assert close(got, wanted, dtype)
 
@@ -51,14 +54,14 @@ def test_an_exponential_has_all_its_digits_at_any_magnitude(dtype):
 @every_dtype
 def test_the_rest_that_rounding_left_of_a_logarithm_is_counted(dtype):
     rest = 0.25 * np.spacing(dtype(-5000.0))
-    got = exact(np.asarray(_lattice.exp(jnp.asarray(dtype(-5000.0)), jnp.asarray(rest))))
+    got = exact(np.asarray(exp(jnp.asarray(dtype(-5000.0)), jnp.asarray(rest))))
     assert close([got], [CONTEXT.exp(CONTEXT.mpf(-5000) + float(rest))], dtype)
 
 
 @every_dtype
 def test_a_logarithm_undoes_an_exponential(dtype):
     x = logarithms(dtype)
-    got = np.asarray(_lattice.log(_lattice.exp(jnp.asarray(x))))
+    got = np.asarray(log(exp(jnp.asarray(x))))
     assert got.dtype == dtype
     assert np.allclose(got, x, rtol=4 * np.finfo(dtype).eps, atol=np.finfo(dtype).eps)
 
@@ -67,14 +70,14 @@ def test_a_logarithm_undoes_an_exponential(dtype):
 def test_the_logarithm_of_a_number_near_one_loses_nothing_to_its_exponent(dtype):
     near = dtype(1) + np.arange(-9, 10).astype(dtype) * np.finfo(dtype).eps
     halves = jax.lax.complex(jnp.asarray(2 * near), jnp.full(near.shape, -1.0, dtype))
-    assert np.allclose(np.asarray(_lattice.log(halves)), np.log(near), rtol=1e-6, atol=0)
+    assert np.allclose(np.asarray(log(halves)), np.log(near), rtol=1e-6, atol=0)
 
 
 @every_dtype
 def test_sums_and_products_are_those_of_the_numbers(dtype):
-    a, b, c = (_lattice.exp(jnp.asarray(logarithms(dtype, seed))) for seed in (1, 2, 3))
+    a, b, c = (exp(jnp.asarray(logarithms(dtype, seed))) for seed in (1, 2, 3))
     mp_a, mp_b, mp_c = ([exact(n) for n in np.asarray(x)] for x in (a, b, c))
-    total, product = np.asarray(_lattice.add(a, b, c)), np.asarray(_lattice.multiply(a, b))
+    total, product = np.asarray(add(a, b, c)), np.asarray(multiply(a, b))
     assert close(map(exact, total), map(sum, zip(mp_a, mp_b, mp_c, strict=True)), dtype)
     assert close(map(exact, product), map(operator.mul, mp_a, mp_b), dtype)
 
@@ -83,26 +86,28 @@ def test_sums_and_products_are_those_of_the_numbers(dtype):
 def test_twenty_steps_without_normalisation_lose_no_digits(dtype):
     """As a recursion does: three terms at most, times something up to the square root of 2."""
     rng = np.random.default_rng(4)
-    number = _lattice.exp(jnp.asarray(logarithms(dtype)))
+    number = exp(jnp.asarray(logarithms(dtype)))
     wanted = [exact(n) for n in np.asarray(number)]
     for step in range(20):
-        factor = _lattice.exp(jnp.asarray(-rng.gamma(1.0, 20.0, number.shape).astype(dtype)))
-        others = [jnp.roll(number, 1), jnp.roll(number, step)]
-        number = _lattice.multiply(_lattice.add(number, *others), factor)
+        factor = exp(jnp.asarray(-rng.gamma(1.0, 20.0, number.shape).astype(dtype)))
+        others = [roll(number, 1), roll(number, step)]
+        number = multiply(add(number, *others), factor)
         rolled = [np.roll(np.array(wanted, object), by) for by in (0, 1, step)]
         factors = [exact(f) for f in np.asarray(factor)]
         wanted = [sum(t) * f for *t, f in zip(*rolled, factors, strict=True)]
-    assert close(map(exact, np.asarray(_lattice.normalised(number))), wanted, dtype, ulp=80)
-    mantissa = np.asarray(_lattice.normalised(number)).real
+    assert close(map(exact, np.asarray(normalised(number))), wanted, dtype, ulp=80)
+    mantissa = np.asarray(normalised(number)).real
     assert np.all((mantissa == 0) | ((mantissa >= 1) & (mantissa < 2)))
 
 
 @every_dtype
 def test_balanced_numbers_times_the_others_come_near_one_in_their_own_proportions(dtype):
-    numbers = _lattice.exp(jnp.asarray(logarithms(dtype, 5)))
-    others = _lattice.exp(jnp.asarray(logarithms(dtype, 6)))
-    got = np.asarray(_lattice.value(_lattice.multiply(_lattice.balanced(numbers, others), others)))
-    products = [exact(a) * exact(b) for a, b in zip(numbers, others, strict=True)]
+    numbers = exp(jnp.asarray(logarithms(dtype, 5)))
+    others = exp(jnp.asarray(logarithms(dtype, 6)))
+    got = np.asarray(value(multiply(balanced(numbers, others), others)))
+    products = [
+        exact(a) * exact(b) for a, b in zip(*map(np.asarray, (numbers, others)), strict=True)
+    ]
     largest = max(products)
     assert 0.25 < got.max() < 4
     wanted = [float(p / largest) for p in products]
@@ -110,8 +115,8 @@ def test_balanced_numbers_times_the_others_come_near_one_in_their_own_proportion
 
 
 def test_nan_stays_nan():
-    nan = _lattice.exp(jnp.asarray([np.nan, 0.0]))
-    for result in (_lattice.log(nan), _lattice.log(_lattice.add(nan, nan)), _lattice.value(nan)):
+    nan = exp(jnp.asarray([np.nan, 0.0]))
+    for result in (log(nan), log(add(nan, nan)), value(nan)):
         assert np.isnan(result[0])
         assert np.isfinite(result[1])
 
@@ -120,7 +125,12 @@ def test_derivatives_are_those_of_the_logarithm_of_a_sum():
     x = jnp.asarray([-3000.0, -3001.0, -2999.5])
 
     def scaled(x):
-        return _lattice.log(_lattice.add(*_lattice.exp(x)))
+        return log(add(*exp(x)))
 
-    assert np.allclose(jax.grad(scaled)(x), jax.nn.softmax(x), rtol=1e-12)
-    assert np.allclose(jax.hessian(scaled)(x), jax.hessian(jax.nn.logsumexp)(x), rtol=1e-11)
+    @jax.jit
+    def derivatives(x):
+        return [(jax.grad(f)(x), jax.hessian(f)(x)) for f in (scaled, jax.nn.logsumexp)]
+
+    (gradient, hessian), (_, exact) = derivatives(x)
+    assert np.allclose(gradient, jax.nn.softmax(x), rtol=1e-12)
+    assert np.allclose(hessian, exact, rtol=1e-11)

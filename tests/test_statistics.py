@@ -9,6 +9,7 @@ from least_squares import DATA, INPUTS, LEAST_SQUARES, TARGETS
 from jloss.average import Terms, average
 from jloss.statistics import gradient_statistics
 
+statistics = jax.jit(gradient_statistics, static_argnums=0, static_argnames="at_once")
 PARAMS = {"w": np.array([1.0, 2.0, 3.0], np.float32), "b": np.float32(0.5)}
 
 
@@ -27,7 +28,7 @@ def statistics_of(gradients):
 
 @pytest.mark.parametrize("at_once", [4, 32])
 def test_they_are_those_of_a_loop_over_examples(at_once):
-    found = gradient_statistics(LEAST_SQUARES, PARAMS, DATA, at_once=at_once)
+    found = statistics(LEAST_SQUARES, PARAMS, DATA, at_once=at_once)
     norms, variance, squared_norm = statistics_of(gradients())
     np.testing.assert_allclose(found.norms, norms, rtol=1e-5)
     np.testing.assert_allclose(found.norm, np.linalg.norm(gradients().mean(0)), rtol=1e-5)
@@ -39,7 +40,7 @@ def test_they_are_those_of_a_loop_over_examples(at_once):
 def test_masked_examples_do_not_count_and_weights_do():
     where, weights = np.arange(11) % 3 > 0, np.arange(1.0, 12.0, dtype=np.float32)
     batch = {"inputs": INPUTS, "targets": TARGETS, "where": where, "weights": weights}
-    found = gradient_statistics(LEAST_SQUARES, PARAMS, batch)
+    found = statistics(LEAST_SQUARES, PARAMS, batch)
     share = weights / np.mean(weights[where])
     norms, variance, squared_norm = statistics_of((share[:, None] * gradients())[where])
     np.testing.assert_allclose(found.norms[where], norms, rtol=1e-5)
@@ -53,7 +54,7 @@ def test_terms_add_up():
         each = LEAST_SQUARES(params, batch)
         return Terms({"one": each, "other": each})
 
-    one, two = (gradient_statistics(f, PARAMS, DATA) for f in (LEAST_SQUARES, doubled))
+    one, two = (statistics(f, PARAMS, DATA) for f in (LEAST_SQUARES, doubled))
     np.testing.assert_allclose(two.norms, 2 * one.norms, rtol=1e-5)
     np.testing.assert_allclose(two.noise_scale, one.noise_scale, rtol=1e-5)
 

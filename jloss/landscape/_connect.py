@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from jloss.landscape._directions import check_finite, check_like
@@ -161,7 +162,8 @@ def connect(
     >>> ring = lambda params, batch: jloss.average((jnp.sum(params**2) - 1) ** 2 * batch)
     >>> ends = jnp.array([-1.0, 0.0]), jnp.array([1.0, 0.1])
     >>> straight = jloss.landscape.interpolate(ring, *ends, jnp.ones(1))
-    >>> around = jloss.landscape.connect(ring, *ends, jnp.ones(1), optimizer=optax.adam(0.03))
+    >>> fast = optax.adam(0.1)
+    >>> around = jloss.landscape.connect(ring, *ends, jnp.ones(1), steps=100, optimizer=fast)
     >>> around.barrier < 0.2 * straight.barrier
     True
     """
@@ -191,7 +193,8 @@ def connect(
     start = [_point("polygon", ends, share) for share in jnp.linspace(0, 1, bends + 2)[1:-1]]
     state = init(start, optax.adam(0.01) if optimizer is None else optimizer)
     update = step(on_curve)
-    places = jax.random.uniform(jax.random.key(0) if key is None else key, (steps,))
+    # By numpy one at a time, for which JAX would compile slices of all of them.
+    places = np.asarray(jax.random.uniform(jax.random.key(0) if key is None else key, (steps,)))
     for t, batch in zip(places, _endless(batches), strict=False):
         state, _ = update(state, (t, ends, batch, model_state))
     corners = (ends[0], *state.params, ends[1])

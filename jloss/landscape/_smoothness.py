@@ -63,7 +63,7 @@ def plane_hessian(objective: Objective, directions: Sequence[Any]) -> Objective:
 
     >>> bowl = lambda params, batch: jloss.average(batch * jnp.sum(params**2))
     >>> bent = jloss.landscape.plane_hessian(bowl, [jnp.array([1.0, 0.0]), jnp.array([1.0, 1.0])])
-    >>> bent(jnp.ones(2), jnp.ones(1)).value.tolist()
+    >>> jax.jit(bent)(jnp.ones(2), jnp.ones(1)).value.tolist()
     [[2.0, 2.0], [2.0, 4.0]]
     """
 

@@ -213,9 +213,9 @@ def softmax_cross_entropy(
     Array([4.1399375e-08], dtype=float32)
     """
     loss = "softmax_cross_entropy"
-    rows, labels, where = _dense(loss, logits, labels, axis, where)
+    rows, labels, spoilt, where = _dense(loss, logits, labels, axis, where)
     rows = _soft_capped(loss, rows, where, softcap)
-    values = cross_entropy(rows, labels)
+    values = cross_entropy(rows, labels, spoilt)
     values = _regularised(loss, values, rows, where, label_smoothing, z_loss)
     return keep(None if where is None else where.any(-1), values)
 
@@ -226,15 +226,15 @@ def _dense(
     labels: ArrayLike,
     axis: Axis,
     where: ArrayLike | None,
-) -> tuple[Array, Array, Array | None]:
-    """Logits, labels of the same shape and the mask by rows, ready for the mathematics."""
+) -> tuple[Array, Array, Array, Array | None]:
+    """Logits and labels of the same shape by rows, NaN for labels that are none, and the mask."""
     logits, labels = floats(loss, logits=logits, labels=labels)
     same_shape(loss, logits=logits, labels=labels)
     rows, axes, where = class_rows(loss, logits, axis, where, hidden=-jnp.inf)
     # Computed within a sum of products, labels that `vmap` leaves unbatched while it batches the
     # logits have XLA's CPU compiler (jaxlib 0.10.2) add up wrong rows from some fifty points on.
     shown: Array = jax.lax.optimization_barrier(keep(where, to_rows(labels, axes)))
-    return rows, shown + nan_unless(loss, shown >= 0, "at least 0", labels=shown), where
+    return rows, shown, nan_unless(loss, shown >= 0, "at least 0", labels=shown), where
 
 
 @card(
@@ -373,8 +373,8 @@ def safe_softmax_cross_entropy(
     >>> jloss.safe_softmax_cross_entropy(jnp.array([0.0, -jnp.inf]), jnp.array([1.0, 0.0]))
     Array(0., dtype=float32)
     """
-    rows, labels, where = _dense("safe_softmax_cross_entropy", logits, labels, -1, where)
-    return keep(None if where is None else where.any(-1), cross_entropy(rows, labels))
+    rows, labels, spoilt, where = _dense("safe_softmax_cross_entropy", logits, labels, -1, where)
+    return keep(None if where is None else where.any(-1), cross_entropy(rows, labels, spoilt))
 
 
 def _with_smooth_labels(smooth: Callable[..., Array]) -> Callable[..., Array]:
@@ -382,8 +382,8 @@ def _with_smooth_labels(smooth: Callable[..., Array]) -> Callable[..., Array]:
 
     def form(logits, labels, *, alpha=0.1, where=None):
         smoothed = smooth(labels, jnp.expand_dims(alpha, -1), where=where)
-        rows, labels, where = _dense("smooth_labels", logits, smoothed, -1, where)
-        return keep(None if where is None else where.any(-1), cross_entropy(rows, labels))
+        rows, labels, spoilt, where = _dense("smooth_labels", logits, smoothed, -1, where)
+        return keep(None if where is None else where.any(-1), cross_entropy(rows, labels, spoilt))
 
     return form
 
@@ -514,7 +514,8 @@ def poly_loss_cross_entropy(
     Array([1.6931472], dtype=float32)
     """
     loss = "poly_loss_cross_entropy"
-    rows, labels, where = _dense(loss, logits, labels, axis, where)
+    rows, labels, spoilt, where = _dense(loss, logits, labels, axis, where)
+    labels += spoilt
     epsilon = hyper(loss, rows, rows=True, epsilon=epsilon)[..., None]
     return keep(None if where is None else where.any(-1), _poly(rows, labels, epsilon))
 
@@ -610,7 +611,8 @@ def softmax_focal_loss(
     Array([0.1732868], dtype=float32)
     """
     loss = "softmax_focal_loss"
-    rows, labels, where = _dense(loss, logits, labels, axis, where)
+    rows, labels, spoilt, where = _dense(loss, logits, labels, axis, where)
+    labels += spoilt
     gamma = hyper(loss, rows, rows=True, gamma=gamma)
     gamma += nan_unless(loss, gamma >= 0, "at least 0", gamma=gamma)
     values = _softmax_focal(rows, labels, gamma[..., None])

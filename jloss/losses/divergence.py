@@ -90,11 +90,29 @@ def kl_divergence(
     """
     loss = "kl_divergence"
     log_predictions, targets, seen = _rows(loss, log_predictions, axis, where, targets=targets)
-    log_predictions *= 1.0 + _spoilt_rows(loss, targets)
-    targets, log_targets = _log(targets)
-    surprise, entropy = product(targets, log_predictions), targets * log_targets
-    values = (entropy - surprise).sum(-1)
-    return keep(seen, _lift(values, jnp.abs(entropy) + jnp.abs(surprise) + targets))
+    spoilt = nan_unless(loss, targets >= 0, "at least 0", targets=targets)
+    return keep(seen, _divergence(log_predictions, targets, spoilt))
+
+
+@jax.custom_jvp
+def _divergence(log_predictions: Array, targets: Array, spoilt: Array) -> Array:
+    """``spoilt`` is 0, or NaN at a target that is none."""
+    # Both are selected at the end, for XLA's CPU compiler stores what is selected for a sum.
+    entropy = jnp.where(targets == 0, 0.0, targets * jnp.log(targets) + spoilt)
+    certain = (targets == 0) & jnp.isinf(log_predictions)
+    surprise = jnp.where(certain, 0.0, targets * log_predictions)
+    return _lift((entropy - surprise).sum(-1), jnp.abs(entropy) + jnp.abs(surprise) + targets)
+
+
+@partial(_divergence.defjvp, symbolic_zeros=True)
+def _divergence_jvp(primals, tangents):
+    log_predictions, targets, _ = primals
+    value = _divergence(*primals)
+    # The slope does not depend on the predictions; a target that is none spoils all of its row's.
+    slope = jnp.where(jnp.isnan(value), jnp.nan, 0.0)[..., None] - targets
+    # A target of 0 has the slope 0 instead of minus infinity.
+    target_slope = jnp.where(targets == 0, 0.0, _log(targets)[1] - log_predictions + 1.0)
+    return chain(value, (slope, tangents[0]), (target_slope, tangents[1]), axis=-1)
 
 
 def _rows(

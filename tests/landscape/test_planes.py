@@ -13,37 +13,23 @@ from jloss.objective import Aux, objective
 
 KEY = jax.random.key(0)
 PARAMS = {
-    "dense": jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)), jnp.float32),
-    "conv": jnp.asarray(np.random.default_rng(1).normal(size=(2, 2, 3, 5)), jnp.float32),
-    "bias": jnp.ones(3),
-    "scale": jnp.ones(()),
+    "dense": np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32),
+    "conv": np.random.default_rng(1).normal(size=(2, 2, 3, 5)).astype(np.float32),
+    "bias": np.ones(3, np.float32),
+    "scale": np.ones((), np.float32),
 }
 
 
+def arrays(tree):
+    """In numpy, which compiles nothing."""
+    return jax.tree.map(np.asarray, tree)
+
+
 def dot(one, two):
-    return sum(
-        float(jnp.vdot(x, y)) for x, y in zip(*map(jax.tree.leaves, (one, two)), strict=True)
-    )
+    return sum(float(np.vdot(x, y)) for x, y in zip(*map(jax.tree.leaves, (one, two)), strict=True))
 
 
 # Directions.
-
-
-def test_random_directions_have_the_norm_of_every_filter():
-    for direction in random_directions(KEY, PARAMS):
-        for output in range(3):
-            np.testing.assert_allclose(
-                np.linalg.norm(direction["dense"][:, output]),
-                np.linalg.norm(PARAMS["dense"][:, output]),
-                rtol=1e-6,
-            )
-        for channel in range(5):
-            np.testing.assert_allclose(
-                np.linalg.norm(direction["conv"][..., channel]),
-                np.linalg.norm(PARAMS["conv"][..., channel]),
-                rtol=1e-6,
-            )
-        assert not direction["bias"].any() and not direction["scale"].any()
 
 
 def test_random_directions_are_orthogonal_and_depend_on_the_key_alone():
@@ -56,8 +42,9 @@ def test_random_directions_are_orthogonal_and_depend_on_the_key_alone():
 
 
 def test_a_filter_of_zeros_keeps_still():
-    one, two = random_directions(KEY, {"w": PARAMS["dense"].at[:, 1].set(0.0)})
-    assert not one["w"][:, 1].any() and not two["w"][:, 1].any() and one["w"][:, 0].any()
+    found = random_directions(KEY, {"w": PARAMS["dense"] * [1, 0, 1]})
+    one, two = (np.asarray(direction["w"]) for direction in found)
+    assert not one[:, 1].any() and not two[:, 1].any() and one[:, 0].any()
 
 
 def test_filters_of_one_entry_get_a_direction_too():
@@ -81,7 +68,10 @@ def test_random_directions_keep_dtypes():
 def walk(points=7):
     random = np.random.default_rng(2)
     return [
-        {"w": jnp.asarray(random.normal(size=(2, 3)) * [3, 2, 1], jnp.float32), "b": jnp.zeros(2)}
+        {
+            "w": (random.normal(size=(2, 3)) * [3, 2, 1]).astype(np.float32),
+            "b": np.zeros(2, np.float32),
+        }
         for _ in range(points)
     ]
 
@@ -166,16 +156,16 @@ def test_a_plane_is_the_objective_at_its_points():
 
 
 def test_a_plane_of_a_network_is_its_loss_and_its_centre_exactly_the_params():
-    network = objective(
-        lambda p, x: jnp.tanh(x @ p["dense"] + p["bias"]), lambda p, t: (p - t) ** 2
-    )
-    batch = (np.ones((5, 4), np.float32), np.zeros((5, 3), np.float32))
-    found = plane(network, PARAMS, batch, key=KEY, resolution=5, span=0.7)
+    found = plane(NETWORK, PARAMS, WHOLE, key=KEY, resolution=5, span=0.7)
     one, two = random_directions(KEY, PARAMS)
     assert float(found.a[2]) == float(found.b[2]) == 0.0
-    np.testing.assert_allclose(found.values[2, 2], network(PARAMS, batch).value, rtol=3e-7)
-    moved = jax.tree.map(lambda p, u, v: p - 0.35 * u + 0.7 * v, PARAMS, one, two)
-    np.testing.assert_allclose(found.values[1, 4], network(moved, batch).value, rtol=1e-5)
+    values = np.asarray(found.values)
+    np.testing.assert_allclose(values[2, 2], value_at(PARAMS), rtol=3e-7)
+    moved = jax.tree.map(
+        lambda p, u, v: p - np.float32(0.35) * u + np.float32(0.7) * v,
+        *map(arrays, (PARAMS, one, two)),
+    )
+    np.testing.assert_allclose(values[1, 4], value_at(moved), rtol=1e-5)
     np.testing.assert_allclose(found.a, [-0.7, -0.35, 0, 0.35, 0.7], rtol=1e-6)
 
 
@@ -279,43 +269,48 @@ def test_params_of_zero_have_no_random_plane():
 NETWORK = objective(lambda p, x: jnp.tanh(x @ p["dense"] + p["bias"]), lambda p, t: (p - t) ** 2)
 ROWS = np.random.default_rng(3).normal(size=(11, 7)).astype(np.float32)
 WHOLE = (ROWS[:, :4], ROWS[:, 4:])
-PARTS = [(ROWS[part, :4], ROWS[part, 4:]) for part in (slice(0, 2), slice(2, 7), slice(7, 11))]
+PARTS = [(ROWS[part, :4], ROWS[part, 4:]) for part in (slice(0, 4), slice(4, 8), slice(8, 11))]
+value_at = jax.jit(lambda params: NETWORK(params, WHOLE).value)
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return plane(NETWORK, PARAMS, WHOLE, key=KEY, resolution=3)
 
 
 @pytest.mark.parametrize(
     "data", [PARTS, tuple(PARTS), "iterator"], ids=["list", "tuple", "iterator"]
 )
-def test_a_plane_over_unequal_batches_is_that_of_them_all(data):
+def test_a_plane_over_unequal_batches_is_that_of_them_all(whole, data):
     data = iter(PARTS) if data == "iterator" else data
-    whole = plane(NETWORK, PARAMS, WHOLE, key=KEY, resolution=3)
     found = plane(NETWORK, PARAMS, data=data, key=KEY, resolution=3)
     np.testing.assert_allclose(found.values, whole.values, rtol=1e-6)
 
 
 def test_a_plane_through_the_last_layer_alone_is_the_plain_one():
-    head = jax.tree.map(jnp.zeros_like, PARAMS)
-    directions = [head | {"bias": x} for x in (jnp.array([1.0, 0.0, 0.0]), jnp.array([0, 1.0, 0]))]
+    head = jax.tree.map(np.zeros_like, PARAMS)
+    directions = [head | {"bias": row} for row in np.eye(3, dtype=np.float32)[:2]]
     found = plane(NETWORK, PARAMS, WHOLE, directions=directions, resolution=3)
-    moved = PARAMS | {"bias": PARAMS["bias"] + jnp.array([-1.0, 1.0, 0.0])}
-    np.testing.assert_allclose(found.values[0, 2], NETWORK(moved, WHOLE).value, rtol=1e-6)
+    moved = PARAMS | {"bias": PARAMS["bias"] + np.array([-1, 1, 0], np.float32)}
+    np.testing.assert_allclose(found.values[0, 2], value_at(moved), rtol=1e-6)
 
 
 def test_a_line_between_two_solutions_starts_and_ends_in_them():
     other = jax.tree.map(lambda leaf: -0.5 * leaf, PARAMS)
     found = line(NETWORK, PARAMS, WHOLE, to=other, resolution=5)
     assert found.shape == (5,)
-    ends = [NETWORK(p, WHOLE).value for p in (PARAMS, other)]
-    np.testing.assert_allclose(found.values[jnp.array([0, -1])], ends, rtol=1e-6)
+    ends, values = [value_at(p) for p in (PARAMS, other)], np.asarray(found.values)
+    np.testing.assert_allclose(values[[0, -1]], ends, rtol=1e-6)
     straight = np.linspace(*map(float, ends), 5)
-    np.testing.assert_allclose(barrier(found), max(found.values - straight), rtol=1e-5)
+    np.testing.assert_allclose(barrier(found), max(values - straight), rtol=1e-5)
     assert found.plot().get_xlabel() == "a"
 
 
 def test_a_line_goes_a_random_way_if_none_is_named():
     found = line(NETWORK, PARAMS, data=PARTS, key=KEY, resolution=3)
     way, _ = random_directions(KEY, PARAMS)
-    back = jax.tree.map(lambda p, d: p - d, PARAMS, way)
-    np.testing.assert_allclose(found.values[0], NETWORK(back, WHOLE).value, rtol=1e-6)
+    back = jax.tree.map(lambda p, d: p - d, PARAMS, arrays(way))
+    np.testing.assert_allclose(found.values[0], value_at(back), rtol=1e-6)
 
 
 def test_a_volume_is_the_objective_at_its_points():
@@ -397,7 +392,7 @@ def test_metrics_are_measured_in_the_pass_of_the_loss_and_model_state_stays():
         metrics={"small": small},
         model_state=state,
     )
-    moved = jax.tree.map(lambda p, u, v: p - u + v, PARAMS, *found.directions)
+    moved = jax.tree.map(lambda p, u, v: p - u + v, PARAMS, *map(arrays, found.directions))
     expected, _ = normalised(moved, ROWS[:, :4], state)
     np.testing.assert_allclose(found.values[0, 2], expected.value, rtol=1e-5)
     expected = small(moved, ROWS[:, :4], state).value

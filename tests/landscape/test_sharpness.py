@@ -43,7 +43,7 @@ def test_the_worst_case_at_a_minimum_is_the_largest_eigenvalues():
 
 def test_the_worst_case_on_a_slope_is_that_of_a_brute_search():
     shifted = {"w": PARAMS["w"] + 0.2, "b": PARAMS["b"]}
-    found = sharpness(quadratic, shifted, jnp.ones(1), radius=0.5, steps=100)
+    found = sharpness(quadratic, shifted, data=BATCHES, radius=0.5, steps=100)
     slope = HESSIAN[:, :4] @ np.full(4, 0.2)
     # The trust-region optimality (H - mu I) d = -g with |d| = rho, solved by bisection for mu.
     values, vectors = np.linalg.eigh(HESSIAN)
@@ -62,12 +62,12 @@ def test_the_average_case_is_the_trace_and_exact_by_as_many_samples_as_params():
     found = average_sharpness(quadratic, shifted, data=BATCHES, radius=0.3, samples=6)
     expected = 0.5 * 0.3**2 * np.trace(HESSIAN) / 6
     assert found.rise == pytest.approx(expected, rel=1e-4)
-    fewer = average_sharpness(quadratic, shifted, data=BATCHES, radius=0.3, samples=3)
+    fewer = average_sharpness(quadratic, shifted, jnp.ones(1), radius=0.3, samples=3)
     assert abs(fewer.rise - expected) < fewer.half_width
 
 
 def test_adaptive_sharpness_is_the_worst_case_of_relative_steps():
-    found = adaptive_sharpness(quadratic, PARAMS, jnp.ones(1), radius=0.3)
+    found = adaptive_sharpness(quadratic, PARAMS, data=BATCHES, radius=0.3)
     scale = np.diag(abs(CENTRE))
     largest = np.linalg.eigvalsh(scale @ HESSIAN @ scale)[-1]
     assert found.rise == pytest.approx(0.5 * 0.3**2 * largest, rel=1e-4)
@@ -97,7 +97,7 @@ def test_slope_and_curvature_are_metrics_of_a_plane():
     found = plane(
         quadratic,
         PARAMS,
-        jnp.ones(1),
+        data=BATCHES,
         directions=directions,
         resolution=2,
         metrics={
