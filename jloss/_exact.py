@@ -294,18 +294,26 @@ def _is_hard(labels: np.ndarray) -> bool:
     return set(labels.flat) <= {0.0, 1.0} and (labels.ndim == 0 or labels.sum() == 1)
 
 
+@cache
+def _arithmetic(digits: int) -> Any:
+    """mpmath at so many decimal digits."""
+    mp = optional("mpmath", "check").mp.clone()
+    mp.dps = digits
+    return mp
+
+
 class _Unit:
     """One unit in arbitrary precision, differentiated by steps far smaller than its digits."""
 
     def __init__(self, card: Card, unit: Sample, double: bool):
         self.card = card
-        self.mp = optional("mpmath", "check").mp.clone()
         numbers = [x for array in unit.values() for x in array.flat]
         infinite = sum(not math.isfinite(x) for x in numbers)
         largest = max((math.log10(abs(x)) for x in numbers if x and math.isfinite(x)), default=0)
         # A step is small against every number, and where one is infinite against its inverse too.
         step = (60 if double else 45) + (FAR if infinite else 0)
-        self.mp.dps = step + (140 if double else 65) + (FAR if infinite else int(max(0, largest)))
+        digits = step + (140 if double else 65) + (FAR if infinite else int(max(0, largest)))
+        self.mp = _arithmetic(digits)
         self.step = self.mp.mpf(10) ** -step
         self.unit = {name: self._exact(x) for name, x in unit.items()}
         self.ambiguous = infinite > 1 and not self._limit_is_unique(unit)

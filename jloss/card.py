@@ -9,7 +9,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -301,7 +301,7 @@ class Card:
         first, second, *_ = inspect.signature(self.unreduced).parameters
         return first, second
 
-    @property
+    @cached_property
     def defaults(self) -> dict[str, Any]:
         """The default of each traced hyper-parameter."""
         parameters = inspect.signature(self.unreduced).parameters
