@@ -295,9 +295,9 @@ def _is_hard(labels: np.ndarray) -> bool:
 
 
 @cache
-def _arithmetic(digits: int) -> Any:
+def _arithmetic(mp: Any, digits: int) -> Any:
     """mpmath at so many decimal digits."""
-    mp = optional("mpmath", "check").mp.clone()
+    mp = mp.clone()
     mp.dps = digits
     return mp
 
@@ -313,7 +313,7 @@ class _Unit:
         # A step is small against every number, and where one is infinite against its inverse too.
         step = (60 if double else 45) + (FAR if infinite else 0)
         digits = step + (140 if double else 65) + (FAR if infinite else int(max(0, largest)))
-        self.mp = _arithmetic(digits)
+        self.mp = _arithmetic(optional("mpmath", "check").mp, digits)
         self.step = self.mp.mpf(10) ** -step
         self.unit = {name: self._exact(x) for name, x in unit.items()}
         self.ambiguous = infinite > 1 and not self._limit_is_unique(unit)

@@ -23,7 +23,7 @@ Constant = float | Callable[..., float]
 # Domains -----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Domain:
     """What an argument may hold and how to draw it.
 

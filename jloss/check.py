@@ -2,9 +2,8 @@
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache, partial, wraps
-from typing import Any
+from typing import Any, NamedTuple
 
 from jloss.card import CARDS, Card
 
@@ -51,8 +50,7 @@ def checks_of(card: Card) -> list[str]:
     return [name for name in checks() if getattr(card, name, True) not in (None, ())]
 
 
-@dataclass(frozen=True)
-class Finding:
+class Finding(NamedTuple):
     """What one check found: how near the worst case came, or how it failed."""
 
     check: str
@@ -60,8 +58,7 @@ class Finding:
     found: str
 
 
-@dataclass(frozen=True)
-class Report:
+class Report(NamedTuple):
     """What all checks of one loss found; printing it gives a table."""
 
     loss: str

@@ -27,7 +27,7 @@ from jloss.average import Statistic
 # The result --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sweep:
     """The values of a function on a grid, with the coordinates that they belong to.
 
