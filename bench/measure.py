@@ -68,7 +68,8 @@ def compare(
     memory = " / ".join(f"{program.temporaries / 2**20:.1f}" for program in programs)
     compiling = " / ".join(f"{program.compile_seconds:.2f}" for program in programs)
     print(
-        f"{name:45} {1e3 * mine:10.1f} {1e3 * theirs:10.1f} {ratio:6.2f} {at_least:6.2f} "
+        f"{name:45} {1e3 * mine:10.1f} {1e3 * theirs:10.1f} {ratio:6.2f} "
+        f"{f'{at_least:.2f}' if at_least else '-':>6} "
         f"{memory:>17} {compiling:>13}{'' if ratio >= at_least else '   MISSED'}"
     )
     return int(ratio < at_least)
