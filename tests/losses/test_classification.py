@@ -278,6 +278,8 @@ def test_an_option_may_differ_between_examples():
         ("huber_loss", 1),
         ("sigmoid_binary_cross_entropy", 1),
         ("sigmoid_focal_loss", 3),
+        ("softmax_cross_entropy", 1),
+        ("kl_divergence", 1),
     ],
 )
 def test_value_and_gradient_store_no_more_than_stated(name, arrays):
