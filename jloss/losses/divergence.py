@@ -108,11 +108,12 @@ def _divergence(log_predictions: Array, targets: Array, spoilt: Array) -> Array:
 def _divergence_jvp(primals, tangents):
     log_predictions, targets, _ = primals
     value = _divergence(*primals)
-    # The slope does not depend on the predictions; a target that is none spoils all of its row's.
-    slope = jnp.where(jnp.isnan(value), jnp.nan, 0.0)[..., None] - targets
+    # A target that is none spoils all slopes of its row, on which they do not depend by themselves.
+    spoilt = jnp.where(jnp.isnan(value), jnp.nan, 0.0)[..., None]
     # A target of 0 has the slope 0 instead of minus infinity.
     target_slope = jnp.where(targets == 0, 0.0, _log(targets)[1] - log_predictions + 1.0)
-    return chain(value, (slope, tangents[0]), (target_slope, tangents[1]), axis=-1)
+    slopes = spoilt - targets, spoilt + target_slope
+    return chain(value, *zip(slopes, tangents[:2], strict=True), axis=-1)
 
 
 def _rows(
