@@ -13,6 +13,9 @@ import pytest
 import jloss
 
 os.environ.setdefault("KERAS_BACKEND", "torch" if importlib.util.find_spec("torch") else "numpy")
+# To leave its own frames out of a traceback, JAX asks the file system about each one: of all that
+# the tests of errors take, two thirds.
+jax.config.update("jax_traceback_filtering", "off")
 
 
 @pytest.fixture(autouse=True)
