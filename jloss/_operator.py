@@ -16,6 +16,7 @@ from jloss import _krylov
 from jloss._products import CURVED, EmpiricalFisher, GaussNewton, Hessian, Linear
 from jloss.average import Average, Terms
 from jloss.objective import Objective, _name, call, objective
+from jloss.update import all_finite
 
 # Batches beyond so many share a part in the jackknife, whose memory is one result per part.
 PARTS = 32
@@ -257,9 +258,7 @@ def nudged(key: Array, values: Array) -> Array:
     return values * (1 + jnp.finfo(values.dtype).eps * signs)
 
 
-@jax.jit
-def _all_finite(values: Array) -> Array:
-    return jnp.isfinite(values).all()
+_all_finite = jax.jit(all_finite)
 
 
 @dataclass(frozen=True)
