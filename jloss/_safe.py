@@ -197,6 +197,11 @@ def nan_unless(loss: str, inside: Array, wanted: str, **argument: Array) -> Arra
     return jnp.where(inside, jnp.zeros((), dtype), jnp.asarray(jnp.nan, dtype))
 
 
+def nan_with(values: Array) -> Array:
+    """NaN for a row whose value is NaN, else 0, (..., 1); added to slopes it spoils them all."""
+    return jnp.where(jnp.isnan(values), jnp.nan, 0.0)[..., None]
+
+
 def nan_unless_class(loss: str, labels: Array, scores: Array) -> Array:
     """`nan_unless` for class indices into the last axis of ``scores``, to be added to these."""
     classes = scores.shape[-1]

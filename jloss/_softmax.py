@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from jloss._safe import chain, finite_two_difference, is_class
+from jloss._safe import chain, finite_two_difference, is_class, nan_with
 
 
 @jax.custom_jvp
@@ -27,10 +27,9 @@ def cross_entropy_jvp(primals, tangents):
     logits, labels, _ = primals
     softmax = softmax_of(logits)
     value = cross_entropy(*primals)
-    spoilt = jnp.where(jnp.isnan(value), jnp.nan, 0.0)[..., None]
     return chain(
         value,
-        (softmax.slope(labels) + spoilt, tangents[0]),
+        (softmax.slope(labels) + nan_with(value), tangents[0]),
         (softmax.surprise, tangents[1]),
         axis=-1,
     )

@@ -19,6 +19,7 @@ from jloss._safe import (
     keep,
     mask,
     nan_unless,
+    nan_with,
     product,
     same_shape,
     to_rows,
@@ -108,12 +109,12 @@ def _divergence(log_predictions: Array, targets: Array, spoilt: Array) -> Array:
 def _divergence_jvp(primals, tangents):
     log_predictions, targets, _ = primals
     value = _divergence(*primals)
-    # A target that is none spoils all slopes of its row, on which they do not depend by themselves.
-    spoilt = jnp.where(jnp.isnan(value), jnp.nan, 0.0)[..., None]
     # A target of 0 has the slope 0 instead of minus infinity.
     target_slope = jnp.where(targets == 0, 0.0, _log(targets)[1] - log_predictions + 1.0)
-    slopes = spoilt - targets, spoilt + target_slope
-    return chain(value, *zip(slopes, tangents[:2], strict=True), axis=-1)
+    spoilt = nan_with(value)
+    return chain(
+        value, (spoilt - targets, tangents[0]), (spoilt + target_slope, tangents[1]), axis=-1
+    )
 
 
 def _rows(
@@ -133,15 +134,6 @@ def _rows(
     seen = None if where is None else to_rows(where, axes).any(-1)
     log_predictions = to_rows(keep(where, log_predictions, -jnp.inf), axes)
     return log_predictions, to_rows(keep(where, array, hidden), axes), seen
-
-
-def _spoilt_rows(loss: str, targets: Array) -> Array:
-    """NaN for a row with a negative target, to be multiplied with.
-
-    For the gradient of the whole row is to be NaN, and it may not depend on the predictions.
-    """
-    spoilt = nan_unless(loss, targets >= 0, "at least 0", targets=targets)
-    return spoilt.sum(-1, keepdims=True)
 
 
 def _log(targets: Array) -> tuple[Array, Array]:
@@ -290,7 +282,8 @@ def generalized_kl_divergence(
     """
     loss = "generalized_kl_divergence"
     log_predictions, targets, seen = _rows(loss, log_predictions, axis, where, targets=targets)
-    log_predictions *= 1.0 + _spoilt_rows(loss, targets)
+    spoilt = nan_unless(loss, targets >= 0, "at least 0", targets=targets)
+    log_predictions += spoilt.sum(-1, keepdims=True)
     return keep(seen, _excess(log_predictions, targets).sum(-1))
 
 

@@ -102,7 +102,7 @@ def test_unequal_parts_merge_to_the_whole(card):
     def shown(where):
         return values_of(card)(sample["predictions"], sample["targets"], where=where)
 
-    few, rest = (jloss.average(shown(part), where=part) for part in (early, ~early))
+    few, rest = (jloss.average(shown(where), where=where) for where in (early, ~early))
     values = shown(np.ones(24, bool))
     assert_same_mean(card, (few + rest).value, jloss.mean(values), sample, values)
 
