@@ -6,6 +6,7 @@ non-linearity, such as a first layer ``x @ (p + a d + b e)``, is affine in (a, b
 serves them as it is. `hoist` traces a function and splits it into these two programs.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -324,3 +325,45 @@ def _keeps(equation: Any) -> bool:
     if equation.primitive.name == "gather":
         return not equation.params["fill_value"]  # None or 0
     return True
+
+
+# What is left to do ------------------------------------------------------------------------------
+
+
+_MOVES = ("broadcast_in_dim", "concatenate", "iota", "pad", "reshape", "slice", "transpose")
+
+
+def operations(function: Callable[..., Any], *arguments: Any) -> float:
+    """Additions and multiplications, those of a loop of unknown length once.
+
+    XLA counts them too, but for processors alone.
+    """
+    return _operations(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def _operations(jaxpr: Jaxpr) -> float:
+    return sum(map(_operations_of, jaxpr.eqns), start=0.0)
+
+
+def _operations_of(equation: Any) -> float:
+    inner = [x for x in jax.tree.leaves(equation.params, is_leaf=_is_jaxpr) if _is_jaxpr(x)]
+    if inner:
+        counts = [_operations(x.jaxpr if isinstance(x, ClosedJaxpr) else x) for x in inner]
+        if equation.primitive.name == "cond":
+            return max(counts)
+        return equation.params.get("length", 1) * sum(counts)
+    size = sum(x.aval.size for x in equation.outvars)
+    if equation.primitive.name == "dot_general":
+        (summed, _), _ = equation.params["dimension_numbers"]
+        return 2.0 * size * math.prod(equation.invars[0].aval.shape[axis] for axis in summed)
+    if equation.primitive.name == "conv_general_dilated":
+        kernel = equation.invars[1].aval
+        features = equation.params["dimension_numbers"].rhs_spec[0]
+        return 2.0 * size * kernel.size / kernel.shape[features]
+    if equation.primitive.name.startswith("reduce"):
+        return equation.invars[0].aval.size
+    return 0.0 if equation.primitive.name in _MOVES else size
+
+
+def _is_jaxpr(value: Any) -> bool:
+    return isinstance(value, Jaxpr | ClosedJaxpr)

@@ -14,7 +14,7 @@ from jax import Array, lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 
-from jloss._affine import hoist
+from jloss._affine import hoist, operations
 from jloss.objective import Objective, call
 from jloss.sweep import Sweep, sweep
 
@@ -203,12 +203,10 @@ def _pays(hoisted: Partial, plain: Partial, at: list[Array]) -> bool:
     Less than half the arithmetic is; where less is saved, the coefficients may take longer to read
     than a thin layer to compute, and a clock says, if a point is worth compiling it twice.
     """
-    programs = [jax.jit(lambda f, at: f(at)).lower(f, at) for f in (hoisted, plain)]
-    analyses: list[Any] = [program.cost_analysis() for program in programs]
-    left, whole = (analysis["flops"] for analysis in analyses)
+    left, whole = (operations(f, at) for f in (hoisted, plain))
     if not 0.5 * whole < left < 0.98 * whole or whole < _WORTH:
         return left < 0.98 * whole
-    runs = [program.compile() for program in programs]
+    runs = [jax.jit(lambda f, at: f(at)).lower(f, at).compile() for f in (hoisted, plain)]
     seconds: list[list[float]] = [[], []]
     for _ in range(4):  # in turns, so that a busy moment hits both
         for run, f, found in zip(runs, (hoisted, plain), seconds, strict=True):
