@@ -107,7 +107,9 @@ def _orthogonal(state: Lanczos, filled: Array | int, vectors: Array) -> Array:
 
 
 def _within(rows: Array, vector: Array) -> Array:
-    return (rows @ vector) @ rows
+    # An accelerator's own choice of digits would leave the basis far from orthogonal.
+    multiply = partial(jnp.matmul, precision="highest")
+    return multiply(multiply(rows, vector), rows)
 
 
 def _unit(vectors: Array) -> tuple[Array, Array]:

@@ -281,6 +281,15 @@ def _each(linear: Linear, block: Array) -> Array:
     return lax.map(linear, block, batch_size=together) if together > 1 else lax.map(linear, block)
 
 
+def _exactly() -> Any:
+    """Within, models multiply matrices in full, unless the user chose another precision.
+
+    An accelerator's default keeps ten bits of float32, and the errors told here know of all.
+    """
+    chosen = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+    return jax.default_matmul_precision(chosen or "highest")
+
+
 def _linear(form: Any, free: tuple[int, ...], arrays: tuple) -> tuple[Linear, Array]:
     hyper, params, center, batch = arrays
     return form.linear(partial(_Split(free, None).join, params), center, hyper, batch)
@@ -289,8 +298,9 @@ def _linear(form: Any, free: tuple[int, ...], arrays: tuple) -> tuple[Linear, Ar
 @partial(jax.jit, static_argnums=(0, 1))
 def _multiply(form: Any, free: tuple, arrays: tuple, block: Array) -> tuple[Array, Array]:
     """Total products of one batch, and its weight."""
-    linear, weight = _linear(form, free, arrays)
-    return _each(linear, block), weight
+    with _exactly():
+        linear, weight = _linear(form, free, arrays)
+        return _each(linear, block), weight
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=4)
@@ -305,8 +315,9 @@ def _run(
 ) -> _krylov.Lanczos:
     """Lanczos steps on stacked batches; on one batch, linearised once for all steps."""
     if count == 1:
-        linear, weight = _linear(form, free, arrays)
-        return _krylov.run(lambda block: _each(linear, block) / weight, state, first, last)
+        with _exactly():
+            linear, weight = _linear(form, free, arrays)
+            return _krylov.run(lambda block: _each(linear, block) / weight, state, first, last)
 
     def product(block: Array) -> Array:
         def add(carry: tuple, batch: Any) -> tuple[tuple, None]:

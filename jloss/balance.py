@@ -235,7 +235,7 @@ def _surgery(products: Array, key: Array) -> Array:
 
         def remove(step: Array, part: Array) -> Array:
             other = order[step]
-            along = products[other] @ part
+            along = jnp.matmul(products[other], part, precision="highest")
             against = (along < 0) & (other != own)
             share = along / jnp.where(against, squares[other], 1.0)
             return part.at[other].add(jnp.where(against, -share, 0.0))
@@ -254,7 +254,7 @@ def _shortest(products: Array) -> Array:
 
     def ends(weights: Array) -> tuple[Array, Array, Array]:
         """The vector to move to, the one to move from, and how much is to be gained."""
-        slope = products @ weights
+        slope = jnp.matmul(products, weights, precision="highest")
         to, away = jnp.argmin(slope), jnp.argmax(jnp.where(weights > 0, slope, -jnp.inf))
         return to, away, slope[away] - slope[to]
 

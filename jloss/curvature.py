@@ -7,6 +7,7 @@ the interval is still too wide. matfree returns means, of products that it asks 
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -352,7 +353,8 @@ def _climb(
     columns = np.zeros((wanted, state.basis.shape[1]))
     columns[:, :done] = pairs.vectors[:, ::-1][:, :wanted].T
     settled = converged or values[0] + residuals[0] <= floor or done == outside
-    return values, jnp.asarray(columns, state.basis.dtype) @ state.basis[0], done, settled
+    columns = jnp.asarray(columns, state.basis.dtype)
+    return values, jnp.matmul(columns, state.basis[0], precision="highest"), done, settled
 
 
 def _measured(
@@ -445,7 +447,8 @@ def _leave_one_out(
 @jax.jit
 def _orthonormal(basis: Array, vectors: Array) -> Array:
     """An orthonormal basis, as rows, of what the vectors add to the basis."""
+    multiply = partial(jnp.matmul, precision="highest")
     for _ in range(2):
-        vectors = vectors - (vectors @ basis.T) @ basis
+        vectors = vectors - multiply(multiply(vectors, basis.T), basis)
         vectors = jnp.linalg.qr(vectors.T)[0].T
     return vectors
