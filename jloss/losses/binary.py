@@ -249,7 +249,7 @@ def _focal_jvp(primals, tangents):
         gamma * (1.0 - 2.0 * labels) * jnp.where(certainty == 0, 0.0, certainty * entropy)
         + _binary_slope(logits, labels, 1.0 - labels)
     )
-    label_slope = gamma * product(value, _label_slope(logits, labels)) - product(modulation, logits)
+    label_slope = _label_slope(gamma * value, logits, labels) - product(modulation, logits)
     gamma_slope = product(value, _log_wrong(logits, labels))
     if alpha is None:
         slopes = slope, label_slope, gamma_slope
@@ -285,9 +285,10 @@ def _log_wrong(logits: Array, labels: Array) -> Array:
     return jnp.where(wrong < 0.5, jnp.log(wrong), jnp.log1p(-right))
 
 
-def _label_slope(logits: Array, labels: Array) -> Array:
-    """The derivative of log(wrong) for the label: no - yes = -tanh(logits / 2), over wrong."""
-    return -ratio(jnp.tanh(0.5 * logits), _wrong(logits, labels))
+def _label_slope(factor: Array, logits: Array, labels: Array) -> Array:
+    """A factor times the derivative of log(wrong) for the label: -tanh(logits / 2) over wrong."""
+    # Divided first: both may be subnormal, which accelerators keep, and so no inverse is finite.
+    return -jnp.tanh(0.5 * logits) * ratio(factor, _wrong(logits, labels))
 
 
 @jax.custom_jvp
@@ -300,7 +301,7 @@ def _modulation_jvp(primals, tangents):
     logits, labels, gamma = primals
     value = _modulation(logits, labels, gamma)
     slope = gamma * (1.0 - 2.0 * labels) * _certainty(logits, labels) * value
-    label_slope = gamma * product(value, _label_slope(logits, labels))
+    label_slope = _label_slope(gamma * value, logits, labels)
     slopes = slope, label_slope, product(value, _log_wrong(logits, labels))
     return chain(value, *zip(slopes, tangents, strict=True))
 
@@ -320,7 +321,7 @@ def _certainty_jvp(primals, tangents):
     logits, labels = primals
     value = _certainty(logits, labels)
     slope = value * (-jnp.tanh(0.5 * logits) - (1.0 - 2.0 * labels) * value)
-    label_slope = -product(value, _label_slope(logits, labels))
+    label_slope = -_label_slope(value, logits, labels)
     return chain(value, (slope, tangents[0]), (label_slope, tangents[1]))
 
 
