@@ -170,7 +170,9 @@ def _half_chord(one: Unit, other: Unit) -> tuple[Array, Array, Array]:
     side = jnp.where(acute, 1.0, -1.0).astype(one.direction.dtype)
     chord = one.direction - side * other.direction
     squared = (chord * chord).sum(-1, keepdims=True)
-    return 0.5 * (squared + one.lacking + other.lacking), side, chord
+    half = 0.5 * (squared + one.lacking + other.lacking)
+    # A zero vector lacks all, and is at right angles to whatever the other's norm is rounded to.
+    return jnp.where((one.lacking == 1) | (other.lacking == 1), 1.0, half), side, chord
 
 
 def _distance(half: Array, side: Array) -> Array:
