@@ -285,7 +285,8 @@ def test_parts_of_unequal_token_counts_are_the_whole_batch_to_2_ulp(microbatches
     start = init(layers(), GRADIENT_IS_KEPT)
     parts, summed = step(TOKENS, microbatches=microbatches)(start, BATCH)
     found, wanted = ((s.opt_state, a.value) for s, a in ((parts, summed), (whole, average)))
-    assert max(in_ulps(found, wanted)) <= 2
+    # In which order an accelerator adds up products of matrices depends on the number of rows.
+    assert max(in_ulps(found, wanted)) <= (2 if jax.default_backend() == "cpu" else 4)
     assert float(summed.weight) == pytest.approx(np.sum(BATCH["weights"] * BATCH["where"]))
 
 

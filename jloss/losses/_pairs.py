@@ -17,8 +17,10 @@ from jloss.losses._lists import Reduce, _beside, _differences, _factors, _items,
 
 LambdaWeight = Callable[..., Array] | None
 _Pair = Callable[[Array, Array], Array]  # of a difference and what rounding lost of it
-_BLOCK = 128, 256
-_FEW = 2**16  # so many pairs are taken at once, for that is faster
+# Pairs of a block, and how many are taken at once where there are no more, for that is faster. A
+# processor's caches hold some hundred thousand, where an accelerator's cores are hardly busy.
+_BLOCK, _LARGE_BLOCK = (128, 256), (2048, 4096)
+_FEW, _LARGE_FEW = 2**16, 2**24
 
 
 class _Given(NamedTuple):
@@ -75,7 +77,8 @@ def _reduced(
     the scores lack of the labels is. Only pairs count of which the first has the larger label, but
     for those not ``ordered``.
     """
-    few = given.scores.size * given.scores.shape[-1] <= _FEW
+    limit = _FEW if jax.default_backend() == "cpu" else _LARGE_FEW
+    few = given.scores.size * given.scores.shape[-1] <= limit
     if not few and lambdaweight_fn is None and reduce_fn in (jnp.mean, jnp.sum):
         total, count = sums()
         total *= 1.0 + given.spoilt.sum()
@@ -141,7 +144,8 @@ def _block_sums(given: _Given, pair: _Pair) -> Callable[[], tuple[Array, Array]]
         )
         others = jax.lax.stop_gradient(labels), home + 1  # padding has a list of its own, 0
         columns = (scores,), others
-        total = block_sum(block, needed, _BLOCK, ((scores, weights), others), columns)
+        sizes = _BLOCK if jax.default_backend() == "cpu" else _LARGE_BLOCK
+        total = block_sum(block, needed, sizes, ((scores, weights), others), columns)
         return total, _number(levels, given)
 
     return sums

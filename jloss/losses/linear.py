@@ -48,9 +48,13 @@ def _by_blocks(function: Callable[..., Array], block: int, *rows: Array) -> Arra
     return jax.lax.map(lambda part: again(*part), parts).reshape(-1)[:count]
 
 
-def _block(features: Array) -> int:
-    """Half as many rows as features: their logits are half as large as the weights."""
-    return max(64, features.shape[-1] // 2)
+def _block(features: Array, classes: int) -> int:
+    """Half as many rows as features, so that their logits are half as large as the weights.
+
+    An accelerator is not busy with less than 64 MiB of logits.
+    """
+    least = 64 if jax.default_backend() == "cpu" else 2**24 // max(classes, 1)
+    return max(64, least, features.shape[-1] // 2)
 
 
 def _examples(
@@ -149,10 +153,10 @@ def linear_softmax_cross_entropy(
       TypeError: features are not floating, labels not integers, or ``where`` not boolean.
 
     Logits are computed for some rows at a time, and once more for the gradient: a third more
-    arithmetic than with stored logits, and temporary memory of about twice the weights instead of
-    rows times classes. Prefer it where there are many more rows than features. Products are as
-    exact as `jax.default_matmul_precision` says. torch has this under ``options``, without forward
-    mode and Hessians.
+    arithmetic than with stored logits, and temporary memory of about twice the weights (on an
+    accelerator 200 MiB more) instead of rows times classes. Prefer it where there are many more
+    rows than features. Products are as exact as `jax.default_matmul_precision` says. torch has this
+    under ``options``, without forward mode and Hessians.
     Source: Wijmans et al. (2024).
 
     >>> features = jnp.array([[1.0, 0.0], [0.0, 2.0]])
@@ -179,7 +183,8 @@ def linear_softmax_cross_entropy(
 
     share = jnp.broadcast_to(share, labels.shape).ravel()
     rows = features.reshape(-1, len(weights)), labels.ravel(), spoilt.reshape(-1, 1), share
-    return keep(where, _by_blocks(values, _block(features), *rows).reshape(labels.shape))
+    found = _by_blocks(values, _block(features, weights.shape[1]), *rows)
+    return keep(where, found.reshape(labels.shape))
 
 
 def _layer(features: Array, weights: Array, offset: ArrayLike = 0.0) -> Array:
@@ -442,7 +447,8 @@ def adaptive_softmax_cross_entropy(
     # In the order of their labels, so that few blocks have examples of several clusters.
     order = jnp.argsort(labels.ravel())
     rows = features.reshape(-1, len(head)), labels.ravel(), spoilt.reshape(-1, 1)
-    result = _by_blocks(values, _block(features), *(x[order] for x in rows))
+    block = _block(features, head.shape[1])
+    result = _by_blocks(values, block, *(x[order] for x in rows))
     return keep(where, jnp.zeros_like(result).at[order].set(result).reshape(labels.shape))
 
 

@@ -491,7 +491,7 @@ def _onward(states: Array, segment: _Segment, skips: Array, all_frames: bool = F
         after = jnp.where(counts, after, states)
         return after, after if all_frames else None
 
-    return lax.scan(step, states, (segment.counts, segment.emissions))
+    return _scan_frames(step, states, (segment.counts, segment.emissions))
 
 
 def _homeward(future: Array, past: Array, segment: _Segment, skips: Array) -> tuple[Array, Array]:
@@ -507,7 +507,16 @@ def _homeward(future: Array, past: Array, segment: _Segment, skips: Array) -> tu
         before = _lattice.add(states, padded[1:-1], skipping)
         return jnp.where(counts, before, future), both
 
-    return lax.scan(step, future, (segment.counts, segment.emissions, past), reverse=True)
+    inputs = segment.counts, segment.emissions, past
+    return _scan_frames(step, future, inputs, reverse=True)
+
+
+def _scan_frames(step: Callable[..., Any], start: Any, frames: Any, reverse: bool = False) -> Any:
+    """`jax.lax.scan` over the frames of a segment: a loop on a processor.
+
+    An accelerator would be launching kernels most of the time; written out, a segment takes few.
+    """
+    return lax.scan(step, start, frames, reverse=reverse, unroll=jax.default_backend() != "cpu")
 
 
 def _of_classes(states: Array, segment: _Segment, alignment: _Alignment, blank: int) -> Array:

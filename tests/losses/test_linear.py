@@ -139,7 +139,9 @@ def test_label_smoothing_is_differentiable_and_one_number_a_label():
 def test_axes_before_the_last_are_kept():
     cube, labels = H.reshape(3, 50, FEATURES), LABELS.reshape(3, 50)
     loss = once(fused)
-    np.testing.assert_array_equal(loss(cube, W, labels).ravel(), loss(H, W, LABELS))
+    # Each shape has a program of its own, which on an accelerator may add up in another order.
+    rtol = 0 if jax.default_backend() == "cpu" else 1e-6
+    np.testing.assert_allclose(loss(cube, W, labels).ravel(), loss(H, W, LABELS), rtol=rtol)
     assert jax.eval_shape(fused, H[0], W, LABELS[0]).shape == ()
 
 
@@ -178,6 +180,7 @@ def temporaries(loss, rows, classes, features=32):
     return once(program).lower(*arguments).compile().memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="blocks are for caches there alone")
 def test_memory_grows_with_the_weights_and_not_with_rows_times_classes():
     rows, classes = 2048, 2000
     assert temporaries(stored, rows, classes) >= 4 * rows * classes
@@ -186,7 +189,7 @@ def test_memory_grows_with_the_weights_and_not_with_rows_times_classes():
     more_rows = temporaries(fused, 4 * rows, classes) - least
     assert more_rows < 4 * 3 * rows * (2 * 32 + 8)  # some copies of the features
     more_classes = temporaries(fused, rows, 4 * classes) - least
-    assert more_classes < 4 * 3 * classes * (linear._block(np.zeros((1, 32))) * 5 + 2 * 32)
+    assert more_classes < 4 * 3 * classes * (linear._block(np.zeros((1, 32)), classes) * 5 + 2 * 32)
 
 
 @pytest.mark.parametrize(

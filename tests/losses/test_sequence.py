@@ -259,7 +259,9 @@ def test_what_padding_hides_never_matters(loss):
     bad = np.where(label_paddings == 1, rng.choice([-1, 0, 12, 10**9], labels.shape), labels)
     got = values_and_slopes(loss, dirty, logit_paddings, bad, label_paddings)
     assert np.array_equal(got[0], clean[0])
-    assert np.array_equal(got[1], clean[1])
+    # An accelerator scatters in any order.
+    rtol = 0 if jax.default_backend() == "cpu" else 1e-5
+    np.testing.assert_allclose(got[1], clean[1], rtol=rtol, atol=rtol)
     assert not got[1][hidden].any()
 
 
