@@ -1,5 +1,6 @@
 """Runs every benchmark and writes what it printed to ``bench/RESULTS.md``, under the machine's
-ceilings.
+ceilings; on an accelerator to a file named for it, such as ``bench/RESULTS_gpu.md``. The limits are
+those of a processor of two cores.
 
 Command: ``python -m bench``, or ``python -m bench ceilings sweep`` for some of them, of which then
 only the parts are written anew. It exits with the number of limits that were missed.
@@ -11,8 +12,13 @@ import sys
 import time
 from pathlib import Path
 
+import jax
+
+from bench import measure  # noqa: F401, for what it sets
+
 FOLDER = Path(__file__).parent
-RESULTS = FOLDER / "RESULTS.md"
+PLATFORM = jax.default_backend()
+RESULTS = FOLDER / ("RESULTS.md" if PLATFORM == "cpu" else f"RESULTS_{PLATFORM}.md")
 NAMES = sorted(
     (path.stem for path in FOLDER.glob("*.py") if path.stem not in ("__main__", "measure")),
     key=lambda name: (name != "ceilings", name),

@@ -1,5 +1,6 @@
 """How everything here is measured: compiled programs, interleaved runs, medians, temporaries."""
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -7,6 +8,8 @@ from typing import Any, NamedTuple
 
 import jax
 
+# Some benchmarks start processes, and would leave them nothing of an accelerator's memory.
+os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 RUNS = 15
 
 
@@ -68,7 +71,7 @@ def compare(
     memory = " / ".join(f"{program.temporaries / 2**20:.1f}" for program in programs)
     compiling = " / ".join(f"{program.compile_seconds:.2f}" for program in programs)
     print(
-        f"{name:45} {1e3 * mine:10.1f} {1e3 * theirs:10.1f} {ratio:6.2f} "
+        f"{name:45} {1e3 * mine:10.2f} {1e3 * theirs:10.2f} {ratio:6.2f} "
         f"{f'{at_least:.2f}' if at_least else '-':>6} "
         f"{memory:>17} {compiling:>13}{'' if ratio >= at_least else '   MISSED'}"
     )

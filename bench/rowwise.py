@@ -1,4 +1,5 @@
-"""Value and gradient of element-wise and row-wise losses on 8192 x 1000 floats, against optax.
+"""Value and gradient of element-wise and row-wise losses on 8192 x 1000 floats, against optax; on
+an accelerator on sixteen times as many rows.
 
 Claims: a closed-form derivative is at least 2.5 x as fast as optax for the focal loss, 1.8 x for
 binary cross-entropy, Huber and log-cosh, and costs at most a tenth more for the losses that are
@@ -17,7 +18,7 @@ import optax
 import jloss
 from bench import measure
 
-SHAPE = (8192, 1000)
+SHAPE = (8192 if jax.default_backend() == "cpu" else 131_072, 1000)
 LIMITS = {
     "sigmoid_focal_loss": 2.5,
     "sigmoid_binary_cross_entropy": 1.8,
