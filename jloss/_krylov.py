@@ -96,17 +96,18 @@ def _orthogonal(state: Lanczos, filled: Array | int, vectors: Array) -> Array:
     def remove(chunk: Array, vectors: Array) -> Array:
         sizes = (len(vectors), _CHUNK, vectors.shape[1])
         rows = lax.dynamic_slice(state.basis, (0, chunk * _CHUNK, 0), sizes)
-        return vectors - jax.vmap(_within)(rows, vectors)
+        return vectors - jax.vmap(within)(rows, vectors)
 
     def once(vectors: Array) -> Array:
         if len(state.locked):
-            vectors = vectors - jax.vmap(partial(_within, state.locked))(vectors)
+            vectors = vectors - jax.vmap(partial(within, state.locked))(vectors)
         return lax.fori_loop(0, -(-filled // _CHUNK), remove, vectors)
 
     return once(once(vectors))
 
 
-def _within(rows: Array, vector: Array) -> Array:
+def within(rows: Array, vector: Array) -> Array:
+    """The part of a vector in the span of orthonormal rows."""
     # An accelerator's own choice of digits would leave the basis far from orthogonal.
     multiply = partial(jnp.matmul, precision="highest")
     return multiply(multiply(rows, vector), rows)

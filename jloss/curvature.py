@@ -447,8 +447,7 @@ def _leave_one_out(
 @jax.jit
 def _orthonormal(basis: Array, vectors: Array) -> Array:
     """An orthonormal basis, as rows, of what the vectors add to the basis."""
-    multiply = partial(jnp.matmul, precision="highest")
     for _ in range(2):
-        vectors = vectors - multiply(multiply(vectors, basis.T), basis)
+        vectors = vectors - jax.vmap(partial(_krylov.within, basis))(vectors)
         vectors = jnp.linalg.qr(vectors.T)[0].T
     return vectors

@@ -53,8 +53,8 @@ def _block(features: Array, classes: int) -> int:
 
     An accelerator is not busy with less than 64 MiB of logits.
     """
-    least = 64 if jax.default_backend() == "cpu" else 2**24 // max(classes, 1)
-    return max(64, least, features.shape[-1] // 2)
+    rows = max(64, features.shape[-1] // 2)
+    return rows if jax.default_backend() == "cpu" else max(rows, 2**24 // max(classes, 1))
 
 
 def _examples(

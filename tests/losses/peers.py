@@ -1,4 +1,4 @@
-"""What the parity tests share: values and gradients of ours and of a torch program."""
+"""What the losses' tests share: values and gradients of ours and of a torch program."""
 
 from functools import cache
 
@@ -8,6 +8,12 @@ import numpy as np
 import pytest
 
 from jloss._promises import once
+
+# For bounds on temporaries: they hold for blocks that a processor's caches hold.
+in_caches = pytest.mark.skipif(
+    jax.default_backend() != "cpu",
+    reason="an accelerator's blocks are larger, to keep its cores busy",
+)
 
 
 @cache

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from peers import assert_same, ours, torchs
+from peers import assert_same, in_caches, ours, torchs
 
 import jloss
 from jloss._promises import once
@@ -131,7 +131,7 @@ def test_ntxent_in_many_blocks_has_the_derivatives_of_its_definition(monkeypatch
             np.testing.assert_allclose(mine, theirs, rtol=1e-11, atol=1e-13)
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="blocks are for caches there alone")
+@in_caches
 def test_ntxent_of_eight_thousand_examples_takes_no_more_than_twenty_mebibytes():
     arguments = jax.ShapeDtypeStruct((8192, 128), "float32"), jax.ShapeDtypeStruct((8192,), "int32")
     program = once(jax.value_and_grad(jloss.ntxent)).lower(*arguments).compile()

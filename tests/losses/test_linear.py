@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from peers import in_caches
 
 import jloss
 from jloss._promises import once
@@ -180,7 +181,7 @@ def temporaries(loss, rows, classes, features=32):
     return once(program).lower(*arguments).compile().memory_analysis().temp_size_in_bytes
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="blocks are for caches there alone")
+@in_caches
 def test_memory_grows_with_the_weights_and_not_with_rows_times_classes():
     rows, classes = 2048, 2000
     assert temporaries(stored, rows, classes) >= 4 * rows * classes

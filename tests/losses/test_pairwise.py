@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from peers import assert_same, ours, torchs
+from peers import assert_same, in_caches, ours, torchs
 
 import jloss
 from jloss._promises import once
@@ -160,7 +160,7 @@ def test_without_a_pair_the_mean_and_its_gradient_are_zero():
     assert not values.any() and not gradient.any()
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="blocks are for caches there alone")
+@in_caches
 @pytest.mark.parametrize(
     ("name", "mebibytes"), [("pairwise_hinge_loss", 1.0), ("pairwise_logistic_loss", 3.0)]
 )
