@@ -22,7 +22,7 @@ from jloss._traced_fit import traced_fit, tracing
 from jloss.average import Statistic
 from jloss.checkpoint import Folder, Row, Run
 from jloss.objective import Objective, call
-from jloss.update import State, all_finite, copied, step, steps, tried_and_bad
+from jloss.update import State, all_finite, copied, is_convolutional, step, steps, tried_and_bad
 
 Callback = Callable[[State, Row], bool | None]
 
@@ -31,10 +31,10 @@ _SMALL_MODEL = 100_000
 
 
 class NotFiniteError(FloatingPointError):
-    """Too many updates of a fit were not finite. It carries what was reached before.
+    """Too many updates of a fit were not finite, or its params. It carries what was reached.
 
     Attributes:
-      state: after the last good update; what was skipped did not touch its params.
+      state: after the last update that was made; what was skipped did not touch its params.
       history: of the epochs that were finished.
     """
 
@@ -66,7 +66,7 @@ def fit(
 
     Every row is used once an epoch (the last batch may be smaller). Averages over batches are
     merged, so that every reported mean is exact whatever the batches, masks and weights. An
-    update that is not finite is skipped and counted in ``state.skipped``.
+    update whose loss or gradient is not finite is skipped and counted in ``state.skipped``.
 
     With a folder for checkpoints a fit that was killed goes on, called again in the same way, as
     if nothing had happened: bit for bit, in the order of the rows, the keys, the best params and
@@ -301,7 +301,7 @@ def _train(
     """The updates of an epoch that are left to do."""
     every = folder.every if folder else None
     if isinstance(data, Arrays):
-        together = 1 if _is_convolutional(run.state) else every
+        together = 1 if is_convolutional(run.state) else every
         pieces = _pieces_of_arrays(objective, data, sizes, key, run, together)
     else:
         pieces = _pieces_of_batches(objective, data, sizes[1], run, every)
@@ -309,6 +309,7 @@ def _train(
     for updates, piece, batches in pieces:
         # Not right after the piece before, which may turn out to be the last one.
         if folder and every and run.updates % every == 0 and folder.due(run):
+            _check_params(run)
             folder.save(run)
         before = run.total
         run.state, total = piece(run.state)
@@ -318,6 +319,7 @@ def _train(
             _check_bad(objective, run, batches, max_bad_steps)
     if not run.rows:
         _check_bad(objective, run, batches)
+    _check_params(run)
 
 
 # Updates of a piece, the function that makes them, and batches among which a bad one may be.
@@ -369,7 +371,7 @@ def _pieces_of_batches(
             ) from error
 
     place = run.updates
-    stack = _is_small(run.state) and not _is_convolutional(run.state)
+    stack = _is_small(run.state) and not is_convolutional(run.state)
     for group in data.groups(epoch, start=place, stop_at=every, stack=stack):
         first = first or spec(group[0])
         yield len(group), partial(piece, group=group, place=place), group
@@ -383,15 +385,6 @@ def _rows(batch: dict[str, tuple[tuple[int, ...], str]]) -> int:
 
 def _is_small(state: State) -> bool:
     return sum(leaf.size for leaf in jax.tree.leaves(state.params)) <= _SMALL_MODEL
-
-
-def _is_convolutional(state: State) -> bool:
-    """Whether updates are dispatched one by one, since a kernel has three axes or more.
-
-    Within a loop XLA's processor backend takes six times as long for the gradient of a convolution.
-    """
-    kernels = any(leaf.ndim > 2 for leaf in jax.tree.leaves(state.params))
-    return kernels and jax.default_backend() == "cpu"
 
 
 def _evaluation(
@@ -489,12 +482,27 @@ def _check_bad(
         return
     allowed = "" if max_bad_steps is None else f" (max_bad_steps={max_bad_steps})"
     raise NotFiniteError(
-        f"fit: {skipped} of {tried} updates were skipped{allowed}, as they were not finite. "
+        f"fit: {skipped} of {tried} updates were skipped{allowed}, as their loss or gradient was "
+        "not finite. "
         f"{_explained(objective, run.state, batches)} Hide bad places by a mask `where`, or look "
         "at the scale of inputs and targets",
         run.state,
         _history(run),
     )
+
+
+def _check_params(run: Run) -> None:
+    """Ends a fit, before it is judged or written, if its optimizer overflowed."""
+    if not _all_finite(run.state.params):
+        raise NotFiniteError(
+            "fit: the optimizer made params that are not finite of a loss and a gradient that "
+            "were: look at its learning rate",
+            run.state,
+            _history(run),
+        )
+
+
+_all_finite = jax.jit(all_finite)
 
 
 def _explained(objective: Objective, state: State, batches: Iterable[Any]) -> str:
@@ -506,7 +514,7 @@ def _explained(objective: Objective, state: State, batches: Iterable[Any]) -> st
     for batch in batches:
         if not _is_finite(objective, state.params, batch, context):
             return str(explain(objective, state.params, batch, **context))
-    return "Loss and gradient are finite, so that it is the optimizer's update that is not."
+    return "With the params that were reached, these batches are finite."
 
 
 @partial(jax.jit, static_argnames=("objective",))

@@ -61,7 +61,7 @@ class State:
       params: the model's parameters, any pytree of floating arrays.
       opt_state: what the optimizer remembers.
       step: how many updates were tried.
-      skipped: how many of them were not made, because something in them was not finite.
+      skipped: how many of them were not made, because loss or gradient was not finite.
       model_state: what the model changes by itself, as the statistics of a batch normalisation;
         any pytree of arrays, or None.
       key: what the keys of the updates are drawn from, or None.
@@ -162,8 +162,9 @@ def step(
 ) -> Callable[[State, Any], tuple[State, Average]]:
     """One update of a state by the gradient of an objective, compiled once for all calls.
 
-    An update with a loss, a gradient or a new parameter that is not finite is not made: params,
-    optimizer and model state stay as they were, and ``state.skipped`` counts it.
+    An update whose loss or gradient is not finite is not made: params, optimizer and model state
+    stay as they were, and ``state.skipped`` counts it. (Should the optimizer overflow, the loss
+    after it tells, and `fit` ends.)
 
     Args:
       objective: ``objective(params, batch) -> Average``, or ``(Average, Aux)``. Of the arguments
@@ -278,19 +279,21 @@ def advance(
         terms=partial(term_gradients, objective, state.params, batch, **context),
     )
 
-    updates, opt_state = state.optimizer.update(grads, state.opt_state, state.params, **wanted)
-    params = optax.apply_updates(state.params, updates)
-    new = replace(
-        state,
-        params=params,
-        opt_state=opt_state,
-        model_state=found.model_state,
-        ema=None if state.ema is None else state.ema.after(params),
-    )
-    # Some optimizers return other types than they were given.
-    new = jax.tree.map(_like, new, state)
-    finite = all_finite((value, grads, params))
-    kept = _either(finite, new, state)
+    def made() -> State:
+        updates, opt_state = state.optimizer.update(grads, state.opt_state, state.params, **wanted)
+        params = optax.apply_updates(state.params, updates)
+        new = replace(
+            state,
+            params=params,
+            opt_state=opt_state,
+            model_state=found.model_state,
+            ema=None if state.ema is None else state.ema.after(params),
+        )
+        # Some optimizers return other types than they were given.
+        return jax.tree.map(_like, new, state)
+
+    finite = all_finite((value, grads))
+    kept = _if(finite, made, state)
     next_scale = None
     if state.loss_scale is not None:
         next_scale = state.loss_scale.after(finite, overflow=~finite & jnp.isfinite(value))
@@ -302,12 +305,25 @@ def _like(leaf: Array, old: Array) -> Array:
     return leaf if leaf.dtype == old.dtype else leaf.astype(old.dtype)
 
 
-def _either(chosen: Array, one: Tree, other: Tree) -> Tree:
-    # On a processor a branch spares a pass over all that the optimizer remembers; an accelerator
-    # would have to wait for the processor to take it.
-    if jax.default_backend() == "cpu":
-        return lax.cond(chosen, lambda one, _: one, lambda _, other: other, one, other)
-    return jax.tree.map(partial(jnp.where, chosen), one, other)
+def _if(chosen: Array, made: Callable[[], State], old: State) -> State:
+    # On a processor a branch writes what it makes over what was; an accelerator would have to wait
+    # for the processor to take it, and makes a selection on the way.
+    if jax.default_backend() != "cpu":
+        return jax.tree.map(partial(jnp.where, chosen), made(), old)
+    if is_convolutional(old):  # some optimizers take gradients
+        new = made()
+        return lax.cond(chosen, lambda: new, lambda: old)
+    return lax.cond(chosen, made, lambda: old)
+
+
+def is_convolutional(state: State) -> bool:
+    """Whether a kernel has three axes or more, on a processor.
+
+    Within loops and branches XLA's processor backend takes several times as long for the gradient
+    of a convolution.
+    """
+    kernels = any(leaf.ndim > 2 for leaf in jax.tree.leaves(state.params))
+    return kernels and jax.default_backend() == "cpu"
 
 
 def tried_and_bad(state: State) -> tuple[int, int]:

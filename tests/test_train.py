@@ -277,6 +277,17 @@ def test_bad_batches_of_a_loader_end_a_fit_where_they_are():
     assert (int(e.value.state.step), int(e.value.state.skipped), e.value.history) == (3, 1, {})
 
 
+def test_an_optimizer_that_overflows_ends_a_fit_before_anything_is_written(tmp_path):
+    """The sixth learning rate is infinite, where loss and gradient are finite still."""
+    optimizer = optax.sgd(lambda count: jnp.where(count < 5, 0.1, jnp.inf))
+    options = dict(checkpoint=tmp_path / "fit")
+    with pytest.raises(NotFiniteError, match="look at its learning rate") as e:
+        fit(LEAST_SQUARES, init(zeros(), optimizer), [DATA, DATA], epochs=9, **options)
+    assert int(e.value.state.step) == 6 and len(e.value.history["loss"]) == 2
+    kept, _ = fit(LEAST_SQUARES, init(zeros(), optimizer), [DATA, DATA], epochs=2, **options)
+    assert np.isfinite(kept.params["w"]).all() and int(kept.step) == 4
+
+
 def test_a_plateau_of_the_loss_reduces_the_learning_rate():
     """Along a line the loss cannot sink below its limit, and sgd jumps over it to and fro."""
     plateau = optax.contrib.reduce_on_plateau(factor=0.5, patience=1, accumulation_size=1)
@@ -407,7 +418,8 @@ def test_a_fit_compiles_few_programs(caplog):
     programs = sorted(words[1] for words in messages if words[0] == "Compiling")
     # So was perhaps the one of the values, which depends on the number of metrics alone.
     programs = [name for name in programs if name != "jit(values)"]
-    assert programs == ["jit(_copied)", "jit(evaluate)", "jit(evaluate)", "jit(train)"]
+    expected = ["jit(_copied)", "jit(all_finite)", "jit(evaluate)", "jit(evaluate)", "jit(train)"]
+    assert programs == expected
 
 
 def test_accuracy_is_a_metric_beside_the_loss():
