@@ -70,12 +70,12 @@ def test_each_fit_of_a_sweep_is_the_single_fit_with_its_own_early_stop():
     assert len(stops) > 1 and min(stops) < 12
 
 
-def test_a_learning_rate_may_be_traced_and_a_member_without_finite_updates_spoils_no_other():
+def test_a_learning_rate_may_be_traced_and_a_member_that_is_not_finite_spoils_no_other():
     # Nothing else is traced here: only the optimizer knows of it.
     params, step, history = found = jax.vmap(member)(jnp.array([0.1, jnp.nan]))
     same(found, 0, fitted(0.1, make=shared, patience=2))
-    np.testing.assert_allclose(params["slope"][1], drawn(0)["slope"])
-    assert int(step[1]) == 9 and np.isfinite(history["loss"][1]).sum() == 3
+    assert np.isnan(params["slope"][1]).all() and np.isnan(history["loss"][1]).all()
+    assert int(step[1]) < int(step[0])
 
 
 def test_folds_of_the_data_are_trained_at_once():
