@@ -203,10 +203,10 @@ def nan_with(values: Array) -> Array:
 
 
 def nan_unless_class(loss: str, labels: Array, scores: Array) -> Array:
-    """`nan_unless` for class indices into the last axis of ``scores``, to be added to these."""
+    """`nan_unless` for class indices into the last axis of ``scores``, one for each."""
     classes = scores.shape[-1]
     inside, wanted = (labels >= 0) & (labels < classes), f"from 0 to {classes - 1}"
-    return nan_unless(loss, inside, wanted, labels=labels)[..., None].astype(scores.dtype)
+    return nan_unless(loss, inside, wanted, labels=labels).astype(scores.dtype)
 
 
 # Derivatives and numerics ------------------------------------------------------------------------

@@ -182,7 +182,7 @@ def linear_softmax_cross_entropy(
         return integer_cross_entropy(logits, labels, spoilt) + product(share, ahead)
 
     share = jnp.broadcast_to(share, labels.shape).ravel()
-    rows = features.reshape(-1, len(weights)), labels.ravel(), spoilt.reshape(-1, 1), share
+    rows = features.reshape(-1, len(weights)), labels.ravel(), spoilt.ravel(), share
     found = _by_blocks(values, _block(features, weights.shape[1]), *rows)
     return keep(where, found.reshape(labels.shape))
 
@@ -446,7 +446,7 @@ def adaptive_softmax_cross_entropy(
 
     # In the order of their labels, so that few blocks have examples of several clusters.
     order = jnp.argsort(labels.ravel())
-    rows = features.reshape(-1, len(head)), labels.ravel(), spoilt.reshape(-1, 1)
+    rows = features.reshape(-1, len(head)), labels.ravel(), spoilt.ravel()
     block = _block(features, head.shape[1])
     result = _by_blocks(values, block, *(x[order] for x in rows))
     return keep(where, jnp.zeros_like(result).at[order].set(result).reshape(labels.shape))

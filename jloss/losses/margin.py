@@ -247,7 +247,7 @@ def _classes(
     where = mask(loss, where, scores.shape, (axis,))
     scores, seen = keep(where, scores), None if where is None else where.any(-1)
     labels = keep(seen, labels)
-    scores *= 1.0 + nan_unless_class(loss, labels, scores)
+    scores *= 1.0 + nan_unless_class(loss, labels, scores)[..., None]
     own = is_class(scores, labels)
     rivals = ~own if where is None else ~own & where
     return scores, jnp.where(own, scores, 0.0).sum(-1), rivals, seen

@@ -242,7 +242,7 @@ def _labelled_rows(
     seen = None if where is None else where.any(-1)
     labels = keep(seen, labels)
     # A factor spoils the gradient of a linear loss as well.
-    return rows * (1.0 + nan_unless_class(loss, labels, rows)), labels, seen
+    return rows * (1.0 + nan_unless_class(loss, labels, rows))[..., None], labels, seen
 
 
 def _at(rows: Array, labels: Array) -> Array:

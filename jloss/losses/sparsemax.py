@@ -180,14 +180,14 @@ def _sparsemax_loss(rows: Array, labels: Array, spoilt: Array) -> Array:
     wrong = jnp.where(own, missing, likely)
     heights = _heights(rows)
     beyond = jnp.where(own, _level(heights) - heights, -jnp.inf).max(-1, initial=-jnp.inf)
-    return 0.5 * (wrong * wrong).sum(-1) + jnp.maximum(beyond, 0.0) + spoilt[..., 0]
+    return 0.5 * (wrong * wrong).sum(-1) + jnp.maximum(beyond, 0.0) + spoilt
 
 
 @partial(_sparsemax_loss.defjvp, symbolic_zeros=True)
 def _sparsemax_loss_jvp(primals, tangents):
     rows, labels, spoilt = primals
     likely, missing = _sparsemax(rows)
-    slope = jnp.where(is_class(rows, labels), -missing, likely) + spoilt
+    slope = jnp.where(is_class(rows, labels), -missing, likely) + spoilt[..., None]
     return chain(_sparsemax_loss(rows, labels, spoilt), (slope, tangents[0]), axis=-1)
 
 
