@@ -307,7 +307,7 @@ class Unit(NamedTuple):
     """Rows over their Euclidean norm, or over a floor where they are shorter."""
 
     direction: Array
-    lacking: Array  # what its squared norm lacks of 1, (..., 1): 0 but for a short row
+    lacking: Array  # what its squared norm lacks of 1, one a row: 0 but for a short one
     short: Array
     scale: Array  # the row was divided by this,
     divisor: Array  # and then by this: infinite for a zero row without a floor
@@ -319,10 +319,10 @@ def unit(rows: Array, epsilon: ArrayLike = 0.0) -> Unit:
     Without an ``epsilon`` the zero row stays zero, with a zero gradient. Rows are scaled before
     they are squared, so that any magnitude is safe.
     """
-    largest = jax.lax.stop_gradient(jnp.abs(rows).max(-1, keepdims=True, initial=0.0))
+    largest = jax.lax.stop_gradient(jnp.abs(rows).max(-1, initial=0.0))
     scale = jnp.where(largest == 0, 1.0, largest)
-    scaled = rows / scale
-    squared = (scaled * scaled).sum(-1, keepdims=True)
+    scaled = rows / scale[..., None]
+    squared = (scaled * scaled).sum(-1)
     zero = squared == 0
     norm = jnp.sqrt(jnp.where(zero, 1.0, squared))
     epsilon = jnp.asarray(epsilon, rows.dtype)
@@ -330,7 +330,7 @@ def unit(rows: Array, epsilon: ArrayLike = 0.0) -> Unit:
     short = (norm < floor) | zero
     divisor = jnp.where(short, jnp.where(floor > 0, floor, jnp.inf), norm)
     lacking = jnp.where(short, 1.0 - squared / divisor / divisor, 0.0)
-    return Unit(scaled / divisor, lacking, short, scale, divisor)
+    return Unit(scaled / divisor[..., None], lacking, short, scale, divisor)
 
 
 @jax.custom_jvp

@@ -118,7 +118,7 @@ def _cosine(
     predictions, targets, seen = _rows(loss, predictions, targets, axis, where)
     epsilon = hyper(loss, predictions, rows=True, epsilon=epsilon)
     predictions += nan_unless(loss, epsilon >= 0, "at least 0", epsilon=epsilon)[..., None]
-    return _one_minus_cosine(predictions, targets, epsilon[..., None]), seen
+    return _one_minus_cosine(predictions, targets, epsilon), seen
 
 
 def _rows(
@@ -148,16 +148,15 @@ def _one_minus_cosine_jvp(primals, tangents):
     value = _distance(half, side)
 
     def slope(rows: Unit, others: Unit, chord: Array) -> Array:
-        turned = side * (chord - half * rows.direction)
-        return jnp.where(rows.short, -others.direction, turned) / rows.divisor / rows.scale
+        turned = side[..., None] * (chord - half[..., None] * rows.direction)
+        turned = jnp.where(rows.short[..., None], -others.direction, turned)
+        return turned / rows.divisor[..., None] / rows.scale[..., None]
 
     shorts = one.short.astype(value.dtype) + other.short
-    slopes = (
-        slope(one, other, chord),
-        slope(other, one, -side * chord),
-        (1.0 - value)[..., None] * shorts / jnp.where(epsilon > 0, 2.0 * epsilon, jnp.inf),
-    )
-    return chain(value, *zip(slopes, tangents, strict=True), axis=-1)
+    of_epsilon = (1.0 - value) * shorts / jnp.where(epsilon > 0, 2.0 * epsilon, jnp.inf)
+    slopes = slope(one, other, chord), slope(other, one, -side[..., None] * chord)
+    _, change = chain(value, *zip(slopes, tangents[:2], strict=True), axis=-1)
+    return value, change + chain(value, (of_epsilon, tangents[2]))[1]
 
 
 def _half_chord(one: Unit, other: Unit) -> tuple[Array, Array, Array]:
@@ -166,17 +165,17 @@ def _half_chord(one: Unit, other: Unit) -> tuple[Array, Array, Array]:
     For unit vectors 1 - cos is half the squared chord, which cancels nothing; beyond a right angle
     it is 2 minus half the squared chord to the opposite vector.
     """
-    acute = (one.direction * other.direction).sum(-1, keepdims=True) >= 0
+    acute = (one.direction * other.direction).sum(-1) >= 0
     side = jnp.where(acute, 1.0, -1.0).astype(one.direction.dtype)
-    chord = one.direction - side * other.direction
-    squared = (chord * chord).sum(-1, keepdims=True)
+    chord = one.direction - side[..., None] * other.direction
+    squared = (chord * chord).sum(-1)
     half = 0.5 * (squared + one.lacking + other.lacking)
     # A zero vector lacks all, and is at right angles to whatever the other's norm is rounded to.
     return jnp.where((one.lacking == 1) | (other.lacking == 1), 1.0, half), side, chord
 
 
 def _distance(half: Array, side: Array) -> Array:
-    return jnp.where(side > 0, half, 2.0 - half)[..., 0]
+    return jnp.where(side > 0, half, 2.0 - half)
 
 
 def _exact_similarity(m, prediction, target, epsilon):
