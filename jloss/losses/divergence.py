@@ -327,8 +327,8 @@ def _difference(log_predictions: Array, targets: Array) -> Array:
 def _exp_beyond_line(array: Array) -> Array:
     """``exp(x) - 1 - x`` for -1 < x < 1 by its series, of which each term is far below the last."""
     terms = jnp.zeros_like(array)
-    for n in range(20, 2, -1):
-        terms = array / n * (1.0 + terms)
+    for n in range(12 if array.dtype == jnp.float32 else 20, 2, -1):
+        terms = (1 / n) * array * (1.0 + terms)
     return 0.5 * array * array * (1.0 + terms)
 
 
