@@ -176,13 +176,12 @@ def line(name: str, found: float, limit: float, at_least: bool) -> int:
 
 
 def rate(kind: str, small: int, large: int, limit: float) -> int:
-    """Points a second; in turns, so that a busy moment hits both sides."""
+    """Points a second; in turns, so that a busy moment hits both sides, and the best of each."""
     other, make = peer("dense" if kind == "last layer" else kind), functools.partial(plane, kind)
     make(3)  # the directions' programs
-    theirs = [seconds(other) for _ in range(2)]
-    mine = further(make, small, large)
-    theirs += [seconds(other) for _ in range(2)]
-    each = min(theirs) / PEERS**2
+    rounds = [(seconds(other), further(make, small, large)) for _ in range(3)]
+    each, mine = (min(side) for side in zip(*rounds, strict=True))
+    each /= PEERS**2
     whole = seconds(lambda: make(RESOLUTION))
     print(f"{kind}: {1 / mine:.0f} points a second, {1 / each:.0f} by loss-landscapes")
     print(f"  {RESOLUTION} x {RESOLUTION} as a whole: {whole:.1f} s, {RESOLUTION**2 * each:.1f} s")
