@@ -116,10 +116,10 @@ def softmax_of(logits: Array) -> Softmax:
     behind, weight = _weigh(top, logits)
     # The leaders' with a minus: XLA's CPU compiler would store a selection for each of the sums, as
     # it does any term that two loops share, so each has its own way to leave the other sign out.
-    signed = jnp.where(logits == top, -1.0, weight)
+    signed = jnp.where(logits == top, -weight, weight)
     apart = 0.5 * _sum(jnp.maximum(signed, -signed) - signed)
     others = 0.5 * _sum(jnp.abs(signed) + signed)
-    return Softmax(behind, jnp.where(signed < 0, 1.0, signed), apart, others)
+    return Softmax(behind, jnp.where(signed < 0, -signed, signed), apart, others)
 
 
 def _label_softmax(logits: Array, labels: Array, spoilt: Array) -> tuple[Softmax, Array, Array]:
