@@ -9,8 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-# Rows of the basis that are read together; rows that are still empty are not read at all.
-_CHUNK = 16
+# Rows of the basis that are read together, few enough to be in a cache when they are read again;
+# rows that are still empty are not read at all.
+_CHUNK = 4
+# A vector that a pass leaves more than this of is orthogonal to rounding.
+_ENOUGH = 0.7
 # A remainder this many rounding errors small, relative to the operator, holds no direction.
 _NOISE = 8.0
 
@@ -52,17 +55,21 @@ def step(state: Lanczos, j: Array, images: Array) -> Lanczos:
 
     .. math:: \beta_j q_{j+1} = A q_j - \alpha_j q_j - \beta_{j-1} q_{j-1}
 
-    The right-hand side is made orthogonal to all filled rows, twice, which keeps the basis
-    orthonormal to rounding (Parlett: twice is enough). Where what is left is within rounding of
-    the operator's own size, the space is invariant: the coupling is 0, and the recurrence goes on
-    from a fresh random vector outside it. So Ritz values stay within the spectrum, further copies
-    of a multiple eigenvalue are found, and a quadrature gives the new nodes the weight 0.
+    The right-hand side is made orthogonal to all filled rows once more, and again where that took
+    much of it away, which keeps the basis orthonormal to rounding (Kahan: twice is enough). Where
+    what is left is within rounding of the operator's own size, the space is invariant: the coupling
+    is 0, and the recurrence goes on from a fresh random vector outside it. So Ritz values stay
+    within the spectrum, further copies of a multiple eigenvalue are found, and a quadrature gives
+    the new nodes the weight 0.
 
     Source: Parlett (1998), The symmetric eigenvalue problem, sections 6.9 and 13.8.
     """
     newest = lax.dynamic_index_in_dim(state.basis, j, 1, keepdims=False)
+    before = lax.dynamic_index_in_dim(state.basis, jnp.maximum(j - 1, 0), 1, keepdims=False)
+    coupling = jnp.where(j > 0, state.beta[:, j - 1], 0.0)
     alpha = jnp.sum(newest * images, axis=1)
-    rest, beta = _unit(_orthogonal(state, j + 1, images))
+    rest = images - alpha[:, None] * newest - coupling[:, None] * before
+    rest, beta = _unit(_orthogonal(state, j + 1, rest))
     scale = jnp.maximum(state.scale, jnp.linalg.norm(images, axis=1))
     broken = beta <= _NOISE * jnp.finfo(rest.dtype).eps * scale
 
@@ -91,7 +98,10 @@ def run(product: Callable[[Array], Array], state: Lanczos, first: Array, last: A
 
 
 def _orthogonal(state: Lanczos, filled: Array | int, vectors: Array) -> Array:
-    """``(p, n)`` vectors without what lies in the locked ones and the filled rows: two passes."""
+    """``(p, n)`` vectors without what lies in the locked ones and the filled rows.
+
+    A second pass follows where the first took so much that its rounding counts.
+    """
 
     def remove(chunk: Array, vectors: Array) -> Array:
         sizes = (len(vectors), _CHUNK, vectors.shape[1])
@@ -103,7 +113,9 @@ def _orthogonal(state: Lanczos, filled: Array | int, vectors: Array) -> Array:
             vectors = vectors - jax.vmap(partial(within, state.locked))(vectors)
         return lax.fori_loop(0, -(-filled // _CHUNK), remove, vectors)
 
-    return once(once(vectors))
+    left = once(vectors)
+    little = jnp.linalg.norm(left, axis=1) < _ENOUGH * jnp.linalg.norm(vectors, axis=1)
+    return lax.cond(jnp.any(little), once, lambda left: left, left)
 
 
 def within(rows: Array, vector: Array) -> Array:

@@ -115,9 +115,9 @@ def softmax_of(logits: Array) -> Softmax:
     top = _top(logits)
     behind, weight = _weigh(top, logits)
     # The leaders' with a minus: XLA's CPU compiler would store a selection for each of the sums, as
-    # it does any term that two loops share, so each has its own way to leave the other sign out.
+    # it does any term that two loops share, so each tells by other means which sign it is about.
     signed = jnp.where(logits == top, -weight, weight)
-    apart = 0.5 * _sum(jnp.maximum(signed, -signed) - signed)
+    apart = 0.5 * _sum(jnp.sign(signed) * signed - signed)
     others = 0.5 * _sum(jnp.abs(signed) + signed)
     return Softmax(behind, jnp.where(signed < 0, -signed, signed), apart, others)
 
