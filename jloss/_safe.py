@@ -313,23 +313,25 @@ class Unit(NamedTuple):
     divisor: Array  # and then by this: infinite for a zero row without a floor
 
 
-def unit(rows: Array, epsilon: ArrayLike = 0.0) -> Unit:
+def unit(rows: Array, epsilon: Array | None = None) -> Unit:
     """A row shorter than ``sqrt(epsilon)`` is divided by that.
 
-    Without an ``epsilon`` the zero row stays zero, with a zero gradient. Rows are scaled before
-    they are squared, so that any magnitude is safe.
+    Without it, or where it is 0, the zero row stays zero, with a zero gradient. Rows are scaled
+    before they are squared, so that any magnitude is safe.
     """
     largest = jax.lax.stop_gradient(jnp.abs(rows).max(-1, initial=0.0))
     scale = jnp.where(largest == 0, 1.0, largest)
     scaled = rows / scale[..., None]
     squared = (scaled * scaled).sum(-1)
-    zero = squared == 0
-    norm = jnp.sqrt(jnp.where(zero, 1.0, squared))
-    epsilon = jnp.asarray(epsilon, rows.dtype)
-    floor = jnp.where(epsilon > 0, jnp.sqrt(jnp.where(epsilon > 0, epsilon, 1.0)), 0.0) / scale
-    short = (norm < floor) | zero
-    divisor = jnp.where(short, jnp.where(floor > 0, floor, jnp.inf), norm)
-    lacking = jnp.where(short, 1.0 - squared / divisor / divisor, 0.0)
+    short = squared == 0
+    norm = jnp.sqrt(jnp.where(short, 1.0, squared))
+    if epsilon is None:
+        divisor, lacking = jnp.where(short, jnp.inf, norm), short.astype(rows.dtype)
+    else:
+        floor = jnp.where(epsilon > 0, jnp.sqrt(jnp.where(epsilon > 0, epsilon, 1.0)), 0.0) / scale
+        short |= norm < floor
+        divisor = jnp.where(short, jnp.where(floor > 0, floor, jnp.inf), norm)
+        lacking = jnp.where(short, 1.0 - squared / divisor / divisor, 0.0)
     return Unit(scaled / divisor[..., None], lacking, short, scale, divisor)
 
 

@@ -116,6 +116,8 @@ def _cosine(
     """One minus the cosine of each two vectors, and which of them count."""
     predictions, targets = floats(loss, predictions=predictions, targets=targets)
     predictions, targets, seen = _rows(loss, predictions, targets, axis, where)
+    if isinstance(epsilon, float) and epsilon == 0:
+        return _one_minus_cosine(predictions, targets), seen  # half of it to compile
     epsilon = hyper(loss, predictions, rows=True, epsilon=epsilon)
     predictions += nan_unless(loss, epsilon >= 0, "at least 0", epsilon=epsilon)[..., None]
     return _one_minus_cosine(predictions, targets, epsilon), seen
@@ -133,7 +135,7 @@ def _rows(
 
 
 @jax.custom_jvp
-def _one_minus_cosine(predictions: Array, targets: Array, epsilon: ArrayLike = 0.0) -> Array:
+def _one_minus_cosine(predictions: Array, targets: Array, epsilon: Array | None = None) -> Array:
     """1 for a zero vector; ``epsilon`` is the least squared norm that a vector is divided by."""
     half, side, _ = _half_chord(unit(predictions, epsilon), unit(targets, epsilon))
     return _distance(half, side)
@@ -149,14 +151,17 @@ def _one_minus_cosine_jvp(primals, tangents):
 
     def slope(rows: Unit, others: Unit, chord: Array) -> Array:
         turned = side[..., None] * (chord - half[..., None] * rows.direction)
-        turned = jnp.where(rows.short[..., None], -others.direction, turned)
+        if epsilon is not None:  # else a short row is zero, and its divisor infinite
+            turned = jnp.where(rows.short[..., None], -others.direction, turned)
         return turned / rows.divisor[..., None] / rows.scale[..., None]
 
-    shorts = one.short.astype(value.dtype) + other.short
-    of_epsilon = (1.0 - value) * shorts / jnp.where(epsilon > 0, 2.0 * epsilon, jnp.inf)
     slopes = slope(one, other, chord), slope(other, one, -side[..., None] * chord)
     _, change = chain(value, *zip(slopes, tangents[:2], strict=True), axis=-1)
-    return value, change + chain(value, (of_epsilon, tangents[2]))[1]
+    if epsilon is not None:
+        shorts = one.short.astype(value.dtype) + other.short
+        of_epsilon = (1.0 - value) * shorts / jnp.where(epsilon > 0, 2.0 * epsilon, jnp.inf)
+        change += chain(value, (of_epsilon, tangents[2]))[1]
+    return value, change
 
 
 def _half_chord(one: Unit, other: Unit) -> tuple[Array, Array, Array]:
