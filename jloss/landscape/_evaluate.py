@@ -22,6 +22,8 @@ from jloss.sweep import Sweep, sweep
 _BLOCK = 64
 # Operations of a point from which on it is worth measuring.
 _WORTH = 1e6
+# Seconds of measuring, or four points if they take longer.
+_WATCH = 0.2
 
 
 class Judged:
@@ -208,7 +210,8 @@ def _pays(hoisted: Partial, plain: Partial, at: list[Array]) -> bool:
         return left < 0.98 * whole
     runs = [jax.jit(lambda f, at: f(at)).lower(f, at).compile() for f in (hoisted, plain)]
     seconds: list[list[float]] = [[], []]
-    for _ in range(4):  # in turns, so that a busy moment hits both
+    # In turns, so that a busy moment hits both, and for long enough that none hits all of one.
+    while len(seconds[0]) < 4 or (sum(map(sum, seconds)) < _WATCH and len(seconds[0]) < 20):
         for run, f, found in zip(runs, (hoisted, plain), seconds, strict=True):
             start = time.perf_counter()
             jax.block_until_ready(run(f, at))
