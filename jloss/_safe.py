@@ -296,11 +296,11 @@ def _sigmoid_jvp(primals, tangents):
     return sigmoid(x), sigmoid(x) * sigmoid(-x) * d_x
 
 
-def largest(rows: Array, least: float, *, keepdims: bool = False) -> Array:
+def largest(rows: Array, least: float) -> Array:
     """The largest of each row and of ``least``; NaN, and so its gradient, where one in it is."""
     # `jnp.max` says so too, but for processors jaxlib 0.10.2 drops NaN where rows are many.
-    spoilt = jnp.where(jnp.isnan(rows).any(-1, keepdims=keepdims), jnp.nan, 1.0)
-    return rows.max(-1, keepdims=keepdims, initial=least) * spoilt.astype(rows.dtype)
+    spoilt = jnp.where(jnp.isnan(rows).any(-1), jnp.nan, 1.0)
+    return rows.max(-1, initial=least) * spoilt.astype(rows.dtype)
 
 
 class Unit(NamedTuple):

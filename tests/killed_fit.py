@@ -13,7 +13,7 @@ from jloss.train import fit
 from jloss.update import init
 
 OPTIMIZER = optax.adam(0.1)
-BATCHES, PAUSE = 6, 0.005
+BATCHES, PAUSE = 6, 0.01
 
 
 def noisy(params, batch, key=None):

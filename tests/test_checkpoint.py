@@ -298,13 +298,14 @@ def test_checkpoints_without_orbax_name_the_extra(monkeypatch, tmp_path):
 
 
 def killed(folder, after):
-    """Starts the fit in another process, and kills it so long after its first epoch."""
+    """Starts the fit in another process, and kills it so long after its first epoch, if in time."""
     program = [sys.executable, str(Path(__file__).with_name("killed_fit.py")), str(folder)]
     process = subprocess.Popen(program, stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "an epoch\n"
-    time.sleep(after)
-    process.kill()
+    if process.stdout.readline():
+        time.sleep(after)
+        process.kill()
     process.communicate()
+    assert process.returncode in (0, -signal.SIGKILL)
     return process.returncode == -signal.SIGKILL
 
 
@@ -316,7 +317,7 @@ def test_a_killed_fit_called_again_is_the_fit_that_never_was(tmp_path):
 @pytest.mark.long
 def test_every_one_of_twenty_kills_leaves_what_goes_on_bit_for_bit(tmp_path):
     whole, in_time = fitted(), 0
-    for number, after in enumerate(np.random.default_rng().uniform(0, 1.5, 20)):
+    for number, after in enumerate(np.random.default_rng().uniform(0, 0.6, 20)):
         folder = tmp_path / f"fit{number % 4}"  # five kills in a row for each of four fits
         in_time += killed(folder, after)
         shutil.copytree(folder, tmp_path / f"copy{number}")

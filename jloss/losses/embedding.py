@@ -276,12 +276,12 @@ def _lead(
 @jax.custom_jvp
 def _norm(rows: Array, degree: Array, eps: Array) -> Array:
     """``(eps + sum(abs(rows) ** degree)) ** (1 / degree)``, of rows of any magnitude."""
-    floor = _root(eps, degree)
-    size = jnp.maximum(largest(jnp.abs(rows), 0.0, keepdims=True), floor)
+    degrees = degree[..., 0]
+    floor = _root(eps[..., 0], degrees)
+    size = jnp.maximum(largest(jnp.abs(rows), 0.0), floor)
     scale = jnp.where(size == 0, 1.0, size)
-    total = (jnp.abs(rows) / scale) ** degree
-    total = total.sum(-1, keepdims=True) + (floor / scale) ** degree
-    return (scale * _root(total, degree))[..., 0]
+    total = (jnp.abs(rows) / scale[..., None]) ** degree
+    return scale * _root(total.sum(-1) + (floor / scale) ** degrees, degrees)
 
 
 @partial(_norm.defjvp, symbolic_zeros=True)
