@@ -19,6 +19,7 @@ from jloss._safe import (
     floats,
     hyper,
     keep,
+    log_one_plus,
     mask,
     nan_unless,
     product,
@@ -125,7 +126,7 @@ def _binary_cross_entropy(logits: Array, labels: Array, pos_weight: Array | None
     # compiler stores the factors of a product that is summed.
     yes, no = _sides(labels, pos_weight)
     wrong, size = jnp.where(logits > 0, no, yes), jnp.abs(logits)
-    tail = jnp.log1p(jnp.exp(-size))
+    tail = log_one_plus(jnp.exp(-size))
     if pos_weight is not None:
         tail *= yes + no
     return jnp.where(wrong == 0, tail, wrong * size + tail)
@@ -220,7 +221,7 @@ def sigmoid_focal_loss(
     Source: Lin et al. (2017).
 
     >>> jloss.sigmoid_focal_loss(jnp.array([0.0, 3.0]), jnp.array([1.0, 1.0]))
-    Array([1.73286796e-01, 1.09283326e-04], dtype=float32)
+    Array([1.7328680e-01, 1.0928331e-04], dtype=float32)
     """
     loss = "sigmoid_focal_loss"
     logits, labels, where = _binary(loss, logits, labels, where)
