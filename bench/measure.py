@@ -67,7 +67,7 @@ def compare(
     pause: float = 0.0,
 ) -> int:
     """Prints a line about ours against the peer; 1 if ours is not ``at_least`` times as fast."""
-    _keep_freed_memory()
+    keep_freed_memory()
     programs = [compiled(function, arguments) for function in (ours, peer)]
     mine, theirs = interleaved([lambda p=p: p.run(*arguments) for p in programs], times, pause)
     ratio = theirs / mine
@@ -81,7 +81,7 @@ def compare(
     return int(ratio < at_least)
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """New pages take longer than most losses do, and whom they hit is chance."""
     libc = ctypes.CDLL(None)
     if sys.platform == "linux" and hasattr(libc, "mallopt"):
