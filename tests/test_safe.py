@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import mpmath
 import numpy as np
 import pytest
 from jax.experimental import checkify
@@ -221,6 +222,17 @@ def test_classes_out_of_range_spoil_their_row():
 
 
 # Numerics ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_logarithm_of_one_plus_a_share_has_all_its_digits(dtype):
+    share = np.r_[0.0, 1.0, np.exp(-np.random.default_rng(0).uniform(0, 80, 500))].astype(dtype)
+    with jax.enable_x64(dtype == np.float64):
+        found = np.asarray(jax.jit(safe.log_one_plus)(share))
+    assert found.dtype == dtype and found[0] == 0
+    for got, x in zip(found[1:], share[1:], strict=True):
+        exact = mpmath.log1p(mpmath.mpf(float(x)))
+        assert abs(float(got) - exact) <= 2 * np.spacing(dtype(float(exact)))
 
 
 def test_what_a_subtraction_loses_is_known():

@@ -117,7 +117,7 @@ def _cosine(
     predictions, targets = floats(loss, predictions=predictions, targets=targets)
     predictions, targets, seen = _rows(loss, predictions, targets, axis, where)
     if isinstance(epsilon, float) and epsilon == 0:
-        return _one_minus_cosine(predictions, targets), seen  # half of it to compile
+        return _one_minus_cosine(predictions, targets), seen  # a program of half the length
     epsilon = hyper(loss, predictions, rows=True, epsilon=epsilon)
     predictions += nan_unless(loss, epsilon >= 0, "at least 0", epsilon=epsilon)[..., None]
     return _one_minus_cosine(predictions, targets, epsilon), seen
