@@ -10,6 +10,7 @@ import sys
 import tempfile
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -379,6 +380,13 @@ def _landscape(arguments: argparse.Namespace) -> None:
         )
     except (TypeError, ValueError, OSError) as error:
         raise InputError(str(error)) from error
+    try:
+        bend = landscape.plane_curvature(
+            objective, params, batch, data=data, directions=plane.directions
+        )
+        plane = replace(plane, curvature=bend)
+    except (TypeError, ValueError) as error:  # what can be drawn may have no second derivative
+        print(f"The steepest direction is not known: {error}", file=sys.stderr)
     survey = report.Survey(
         plane,
         arguments.objective,

@@ -16,7 +16,7 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("plotly")
 
 MODULE = """
-import jax.numpy as jnp, numpy as np, jloss
+import jax, jax.numpy as jnp, numpy as np, jloss
 
 def apply(params, inputs):
     return jnp.tanh(inputs @ params["hidden"]) @ params["out"]
@@ -27,6 +27,11 @@ batch = inputs, inputs[:, :2]
 broken = lambda params, batch: params["nothing"]
 array = lambda params, batch: jnp.ones(3)
 number = 3
+
+def looped(params, batch):
+    "It has values and no gradient."
+    once = jnp.sum(params["out"] ** 2)
+    return jloss.average(jax.lax.while_loop(lambda x: x < 1, lambda x: 2 * x, once))
 
 def batches():
     yield inputs[:9], inputs[:9, :2]
@@ -95,10 +100,27 @@ def test_a_page_shows_the_plane_that_the_library_computes(here, tmp_path, capsys
     np.testing.assert_allclose(
         found, [plane.values.min(), plane.a[place[0]], plane.b[place[1]]], rtol=1e-4
     )
+    bends = re.search(
+        r"curvature at the params is (\S+) to (\S+) in this plane, and (\S+) in", said
+    )
+    operator = jloss.curvature.hessian(ground.objective, params, [ground.batch])
+    matrix = np.asarray(operator.dense(), np.float64)
+    basis = np.linalg.qr(np.stack([operator.ravel(d) for d in plane.directions]).T)[0]
+    within = np.linalg.eigvalsh(basis.T @ matrix @ basis)
+    largest = np.linalg.eigvalsh(matrix)[-1]
+    np.testing.assert_allclose([float(x) for x in bends.groups()], [*within, largest], rtol=1e-2)
     page = out.read_text(encoding="utf-8")
+    assert "in the steepest direction of all" in page
     assert "<svg" in page and "Plotly.newPlot" in page and "20 parameters" in page
     assert not re.search(r"<(script|link|img)[^>]*(src|href)=", page)
     assert f"jloss landscape {COMMAND}" in page
+
+
+def test_without_derivatives_there_is_a_page_and_a_remark(here, tmp_path, capsys):
+    out = tmp_path / "page.html"
+    assert landscape(f"{COMMAND} --out {out}".replace("objective", "looped")) == 0
+    assert "The steepest direction is not known" in capsys.readouterr().err
+    assert "curvature=True compares" in out.read_text(encoding="utf-8")
 
 
 def test_it_goes_on_from_what_is_kept(here, tmp_path, capsys, monkeypatch):

@@ -145,7 +145,7 @@ def plane_curvature(
     def stated(params: Any, batch: Any) -> Any:
         return call(objective, params, batch, model_state=model_state)[0]
 
-    operator = hessian(stated, params, list(total.batches))
+    operator = hessian(stated, params, total.batches)
     rows = np.stack([operator.ravel(direction) for direction in directions]).astype(np.float64)
     basis = np.linalg.qr(rows.T)[0].T
     images = np.asarray(operator.products(jnp.asarray(basis, operator.center.dtype)), np.float64)

@@ -58,6 +58,12 @@ class Survey:
                 lines.append(f"No point is lower; the highest is {high:.6g}.")
         if not finite.all():
             lines.append(f"{(~finite).sum():,} points are not finite; they are marked as such.")
+        if (bend := self.plane.curvature) is not None:
+            low, high = bend.plane
+            lines.append(
+                f"The curvature at the params is {low:.3g} to {high:.3g} in this plane, and "
+                f"{bend.largest:.3g} in the steepest direction of all."
+            )
         return lines
 
 
