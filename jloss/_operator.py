@@ -16,7 +16,7 @@ from jloss import _krylov
 from jloss._products import CURVED, EmpiricalFisher, GaussNewton, Hessian, Linear
 from jloss.average import Average, Terms
 from jloss.objective import Objective, _name, call, objective
-from jloss.update import all_finite
+from jloss.update import finite_now
 
 # Batches beyond so many share a part in the jackknife, whose memory is one result per part.
 PARTS = 32
@@ -208,7 +208,7 @@ class Operator:
 
     def finite(self, values: Array) -> Array:
         """The values, looked over: what is not finite is an error, with its likely source."""
-        if bool(_all_finite(values)):
+        if bool(finite_now(values)):
             return values
         at = [
             name for name, leaf in _named_leaves(self.params) if not bool(jnp.isfinite(leaf).all())
@@ -256,9 +256,6 @@ def nudged(key: Array, values: Array) -> Array:
     """The values, each moved by one rounding error to a random side."""
     signs = jax.random.rademacher(key, values.shape, values.dtype)
     return values * (1 + jnp.finfo(values.dtype).eps * signs)
-
-
-_all_finite = jax.jit(all_finite)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,16 @@ from jloss._traced_fit import traced_fit, tracing
 from jloss.average import Statistic
 from jloss.checkpoint import Folder, Row, Run
 from jloss.objective import Objective, call
-from jloss.update import State, all_finite, copied, is_convolutional, step, steps, tried_and_bad
+from jloss.update import (
+    State,
+    all_finite,
+    copied,
+    finite_now,
+    is_convolutional,
+    step,
+    steps,
+    tried_and_bad,
+)
 
 Callback = Callable[[State, Row], bool | None]
 
@@ -124,7 +133,7 @@ def fit(
         optimizer, setting or version, or a folder for them that another process is using.
       TypeError: data that are not numbers, or a state that is none.
       NotFiniteError: no update of the first epoch was finite, or more than ``max_bad_steps``
-        were not. It has ``state`` and ``history``.
+        were not, or the optimizer made params that are not. It has ``state`` and ``history``.
       RuntimeError: a callback failed; what it raised is the cause.
       OSError: a checkpoint could not be written; those before it are kept.
       ImportError: ``progress`` without tqdm, ``checkpoint`` without orbax.
@@ -493,16 +502,13 @@ def _check_bad(
 
 def _check_params(run: Run) -> None:
     """Ends a fit, before it is judged or written, if its optimizer overflowed."""
-    if not _all_finite(run.state.params):
+    if not finite_now(run.state.params):
         raise NotFiniteError(
             "fit: the optimizer made params that are not finite of a loss and a gradient that "
             "were: look at its learning rate",
             run.state,
             _history(run),
         )
-
-
-_all_finite = jax.jit(all_finite)
 
 
 def _explained(objective: Objective, state: State, batches: Iterable[Any]) -> str:

@@ -367,3 +367,6 @@ def all_finite(tree: Any) -> Array:
         leaves = [jnp.atleast_1d(leaf) for leaf in leaves]
         leaves = [jnp.sum(leaf @ jnp.zeros(leaf.shape[-1], leaf.dtype)) for leaf in leaves]
     return reduce(jnp.logical_and, [jnp.all(jnp.isfinite(leaf)) for leaf in leaves])
+
+
+finite_now = jax.jit(all_finite)  # for whoever asks between programs
