@@ -15,6 +15,19 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 RUNS = 15
 
 
+def _keep_freed_memory() -> None:
+    """New pages take longer than most losses do, and whom they hit is chance."""
+    libc = ctypes.CDLL(None)
+    if sys.platform == "linux" and hasattr(libc, "mallopt"):
+        # glibc's M_MMAP_THRESHOLD, M_TRIM_THRESHOLD and M_ARENA_MAX.
+        for setting, value in ((-3, 2**30), (-1, 2**31 - 1), (-8, 1)):
+            libc.mallopt(setting, value)
+
+
+# Before JAX starts threads, which each would have an arena of their own.
+_keep_freed_memory()
+
+
 class Program(NamedTuple):
     """A compiled program with what it took to compile it and what it stores on the way."""
 
@@ -67,7 +80,6 @@ def compare(
     pause: float = 0.0,
 ) -> int:
     """Prints a line about ours against the peer; 1 if ours is not ``at_least`` times as fast."""
-    keep_freed_memory()
     programs = [compiled(function, arguments) for function in (ours, peer)]
     mine, theirs = interleaved([lambda p=p: p.run(*arguments) for p in programs], times, pause)
     ratio = theirs / mine
@@ -79,12 +91,3 @@ def compare(
         f"{memory:>17} {compiling:>13}{'' if ratio >= at_least else '   MISSED'}"
     )
     return int(ratio < at_least)
-
-
-def keep_freed_memory() -> None:
-    """New pages take longer than most losses do, and whom they hit is chance."""
-    libc = ctypes.CDLL(None)
-    if sys.platform == "linux" and hasattr(libc, "mallopt"):
-        # glibc's M_MMAP_THRESHOLD, M_TRIM_THRESHOLD and M_ARENA_MAX.
-        for setting, value in ((-3, 2**30), (-1, 2**31 - 1), (-8, 1)):
-            libc.mallopt(setting, value)

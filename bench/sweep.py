@@ -183,7 +183,6 @@ def line(name: str, found: float, limit: float, at_least: bool) -> int:
 
 def rate(kind: str, small: int, large: int, limit: float) -> int:
     """Points a second; in turns, so that a busy moment hits both sides, and the best of each."""
-    measure.keep_freed_memory()
     other = peer("dense" if kind == "last layer" else kind)
     make = functools.partial(plane, kind, rows=ROWS.get(kind))
     make(3)  # the directions' programs
