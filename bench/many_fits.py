@@ -2,11 +2,11 @@
 
 Claims, for scikit-learn's diabetes and digits, both sides with all cores, each in a process of its
 own: `jloss.sweep` over a fit, once compiled, is at least 100 x as fast as a loop that compiles each
-fit anew (timed on 4 of the 64); for a model of less than 1,000 parameters, sixteen at a time, at
-least 2 x as fast as a loop over one compiled fit, and never under 0.95 x with what the sweep
-chooses. (Of fits as short as these it takes one at a time, for a second program would take longer
-to compile than it saves; who sweeps again says ``batch_size=16``.) What both take as a whole,
-tracing, compiling and measuring included, is shown beside it and has no limit.
+fit anew (timed on 4 of the 64); for a model of less than 1,000 parameters at least 2 x as fast as a
+loop over one compiled fit, and never under 0.95 x. What both take as a whole, tracing, compiling
+and measuring included, is shown beside it and has no limit; nor have sixteen fits at a time, for
+whoever sweeps again: of 64 short fits a sweep takes one at a time, since a second program would
+take longer to compile than it saves.
 
 Command: ``python -m bench.many_fits``; needs scikit-learn.
 """
@@ -136,11 +136,12 @@ def report(name: str) -> int:
         print(f"  {what:46} {spent:8.3f} s{remark}")
     limits = [
         ("compiling each / sweep", loop["anew"] / sweep["once"], 100.0),
-        ("one compiled fit / sweep", loop["again"] / sweep["once"], 0.95),
+        (
+            "one compiled fit / sweep",
+            loop["again"] / sweep["once"],
+            2.0 if loop["size"] < 1000 else 0.95,
+        ),
     ]
-    if loop["size"] < 1000:
-        ratio = loop["again"] / sweep["together"]
-        limits.append((f"one compiled fit / sweep, {TOGETHER} at a time", ratio, 2.0))
     for what, ratio, limit in limits:
         verdict = "" if ratio >= limit else "   MISSED"
         print(f"  {what:46} {ratio:8.2f} >= {limit}{verdict}", flush=True)
