@@ -67,11 +67,15 @@ class Program:
         self.compile_seconds = 0.0
 
     def _rounds(self, starts: Array, rounds: Array, columns: Any, data: Any) -> Any:
-        """The values from a point on, by one device."""
+        """The values from a point on, by one device, which takes every so many-th batch.
+
+        Neighbours take alike long, as fits of one learning rate do: shared out in turns, no device
+        is left with all that are slow.
+        """
         task, batch = self.task, self.batch
 
         def several(number: Array, values: Any) -> Any:
-            first = starts[0] + number * batch
+            first = starts[0] + number * batch * len(task.devices)
             # The last points of all stand for those that a last round lacks.
             points = jnp.minimum(first + jnp.arange(batch), task.size - 1)
             if batch == 1:  # as it is: `vmap` would do both branches of a condition
@@ -113,8 +117,9 @@ class Program:
         """What was dispatched, in the order of the points."""
 
         def joined(leaf: Array) -> np.ndarray:
-            parts = np.asarray(leaf).reshape(len(self.task.devices), -1, *leaf.shape[1:])
-            return parts[:, : rounds * self.batch].reshape(-1, *leaf.shape[1:])
+            inner = leaf.shape[1:]
+            parts = np.asarray(leaf).reshape(len(self.task.devices), -1, self.batch, *inner)
+            return parts[:, :rounds].swapaxes(0, 1).reshape(-1, *inner)
 
         return jax.tree.map(joined, started)
 
@@ -146,6 +151,6 @@ class Program:
         return time.perf_counter() - start
 
     def _arguments(self, first: int, rounds: int, data: Any) -> tuple[Any, ...]:
-        starts = first + rounds * self.batch * np.arange(len(self.task.devices))
+        starts = first + self.batch * np.arange(len(self.task.devices))
         starts = jax.device_put(starts.astype(np.int32), self._shared_out)
         return starts, jax.device_put(np.int32(rounds), self._everywhere), self._columns, data

@@ -267,6 +267,9 @@ def slow(x, y):
 _plan.MANY, many = 8, _plan.MANY
 axes = {"x": jnp.linspace(0, 1, 40), "y": jnp.linspace(0, 3, 40)}
 values = jloss.sweep(slow, batch_size=8, out=out, **axes).values
+points, devices = jax.ShapeDtypeStruct((), jnp.int32), jax.local_devices()
+program = Program(Task(lambda point, *_: point, 48, (), points, devices), 3, 2)
+found["by_device"] = np.asarray(program.start(0, 2, ())).reshape(len(devices), 6)
 _plan.MANY = many
 """
 
@@ -301,6 +304,7 @@ def test_a_killed_sweep_resumes_bit_for_bit(tmp_path, kills):
 SHARED = """
 import jax, jax.numpy as jnp, numpy as np, jloss
 from jloss import _plan
+from jloss._program import Program, Task
 
 def far(batch, x, y):
     return {"far": jloss.average((batch - x) ** 2 * jnp.sin(y))}
@@ -313,6 +317,9 @@ axes = {"x": jnp.arange(11.0), "y": jnp.ones(11)}
 found["rows"] = jloss.sweep(lambda x, y: x - y, batch_size=3, paired=True, **axes).values
 if out:
     found["kept"] = jloss.sweep(lambda x: x**3, out=out, x=jnp.arange(-9.0, 90.0)).values
+points, devices = jax.ShapeDtypeStruct((), jnp.int32), jax.local_devices()
+program = Program(Task(lambda point, *_: point, 48, (), points, devices), 3, 2)
+found["by_device"] = np.asarray(program.start(0, 2, ())).reshape(len(devices), 6)
 _plan.MANY = many
 """
 
@@ -344,6 +351,8 @@ def test_eight_devices_give_what_one_gives_and_so_many_are_there_on_request(tmp_
     asked = "jloss.one_device_per_core(8)"
     assert run_shared(tmp_path / "result.npz", job=asked).wait(120) == 0
     close(tmp_path / "result.npz", alone, 8)
+    # In turns: of neighbours, which take alike long, no device has all.
+    same(np.load(tmp_path / "result.npz")["by_device"][1], np.array([3, 4, 5, 27, 28, 29]))
 
 
 @pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.long)])
