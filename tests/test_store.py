@@ -267,9 +267,6 @@ def slow(x, y):
 _plan.MANY, many = 8, _plan.MANY
 axes = {"x": jnp.linspace(0, 1, 40), "y": jnp.linspace(0, 3, 40)}
 values = jloss.sweep(slow, batch_size=8, out=out, **axes).values
-points, devices = jax.ShapeDtypeStruct((), jnp.int32), jax.local_devices()
-program = Program(Task(lambda point, *_: point, 48, (), points, devices), 3, 2)
-found["by_device"] = np.asarray(program.start(0, 2, ())).reshape(len(devices), 6)
 _plan.MANY = many
 """
 
