@@ -9,8 +9,8 @@ import re
 import sys
 import tempfile
 import textwrap
+import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -367,26 +367,22 @@ def _landscape(arguments: argparse.Namespace) -> None:
         raise InputError(f"--data: {arguments.data} has no batches")
     _user.try_out(arguments.objective, objective, params, first)
     try:
-        plane = landscape.plane(
-            objective,
-            params,
-            batch,
-            data=data,
-            key=jax.random.key(arguments.seed),
-            span=arguments.span,
-            resolution=arguments.resolution,
-            out=arguments.resume,
-            progress=_has_tqdm(),
-        )
+        with warnings.catch_warnings(record=True) as remarks:
+            plane = landscape.plane(
+                objective,
+                params,
+                batch,
+                data=data,
+                key=jax.random.key(arguments.seed),
+                span=arguments.span,
+                resolution=arguments.resolution,
+                out=arguments.resume,
+                progress=_has_tqdm(),
+            )
     except (TypeError, ValueError, OSError) as error:
         raise InputError(str(error)) from error
-    try:
-        bend = landscape.plane_curvature(
-            objective, params, batch, data=data, directions=plane.directions
-        )
-        plane = replace(plane, curvature=bend)
-    except (TypeError, ValueError) as error:  # what can be drawn may have no second derivative
-        print(f"The steepest direction is not known: {error}", file=sys.stderr)
+    for remark in remarks:
+        print(remark.message, file=sys.stderr)
     survey = report.Survey(
         plane,
         arguments.objective,

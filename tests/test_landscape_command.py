@@ -119,8 +119,8 @@ def test_a_page_shows_the_plane_that_the_library_computes(here, tmp_path, capsys
 def test_without_derivatives_there_is_a_page_and_a_remark(here, tmp_path, capsys):
     out = tmp_path / "page.html"
     assert landscape(f"{COMMAND} --out {out}".replace("objective", "looped")) == 0
-    assert "The steepest direction is not known" in capsys.readouterr().err
-    assert "curvature=True compares" in out.read_text(encoding="utf-8")
+    assert "plane: the steepest direction is not known: Reverse-mode" in capsys.readouterr().err
+    assert "Steeper directions may be missing" in out.read_text(encoding="utf-8")
 
 
 def test_it_goes_on_from_what_is_kept(here, tmp_path, capsys, monkeypatch):

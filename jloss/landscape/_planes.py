@@ -1,7 +1,9 @@
 """Lines, planes and volumes: an objective on the span of directions around given parameters."""
 
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeAlias
 
 import jax
@@ -43,7 +45,7 @@ class Plane:
         point is not the loss at the point itself, and the less so the larger this is.
       metrics: what else was measured, by name: arrays like ``values``, perhaps with more axes.
       solutions: ``(2, 2)`` coordinates of the other solutions that the plane goes through.
-      curvature: within the plane, against the largest there is, if it was asked for.
+      curvature: within the plane, against the largest there is, if it was measured.
       refined: what ``values`` were interpolated from, and how well, if there was a budget.
     """
 
@@ -120,7 +122,7 @@ def plane(
     metrics: Mapping[str, Objective] | None = None,
     model_state: Any = None,
     budget: int | None = None,
-    curvature: bool = False,
+    curvature: bool | None = None,
     **how: Any,
 ) -> Plane:
     r"""An objective around given parameters, on a plane through parameter space.
@@ -154,9 +156,9 @@ def plane(
       budget: evaluate so many points at most, where the surface bends, and interpolate those of
         the grid from them (`refine`); `Plane.refined` says how well. Without metrics and options.
       curvature: whether to measure the plane's curvature against the largest there is, as
-        `plane_curvature` does. Not by default, for it takes some tens of Hessian products, which
-        compile for longer than a small plane takes and need data that can be walked again; without
-        it a picture says that steeper directions may be missing.
+        `plane_curvature` does, in some tens of Hessian products. If not given, it is measured for
+        random directions, which miss most of what is steep; where that fails, for the objective has
+        no second derivative or data cannot be walked again, a warning says so, and the picture.
       how: options of `jloss.sweep`: ``batch_size``, ``memory_limit``, ``mesh``, ``out``,
         ``progress``.
 
@@ -182,14 +184,16 @@ def plane(
     """
     check_resolution("plane", resolution)
     params = _looked_over("plane", params)
+    is_random = directions is None and to is None and (path is None or key is not None)
     directions = _chosen(params, key, directions, to, path)
     track, off = (None, None) if path is None else _project(params, directions, path)
     solutions = None if to is None else _project(params, directions, list(to))[0]
     shown = [places for places in (track, solutions) if places is not None]
     a, b = (grid(low, high, resolution) for low, high in reach("plane", span, shown))
     judged = Judged("plane", objective, metrics, model_state)
-    given = {"batch": batch, "data": data, "key": None, "model_state": model_state}
-    bend = plane_curvature(objective, params, directions=directions, **given) if curvature else None
+    given = {"directions": directions, "data": data, "model_state": model_state}
+    measured = partial(plane_curvature, objective, params, batch, **given)
+    bend = measured() if curvature else None
     if budget is not None:
         if metrics or how:
             raise ValueError(
@@ -205,6 +209,11 @@ def plane(
         values = found.values if metrics else {"loss": found.values}
         loss = values.pop("loss")
         a, b = found.axes["a"], found.axes["b"]
+    if curvature is None and is_random:
+        try:
+            bend = measured()
+        except (TypeError, ValueError) as error:
+            warnings.warn(f"plane: the steepest direction is not known: {error}", stacklevel=2)
     return Plane(a, b, loss, directions, track, off, values, solutions, bend, surface)
 
 

@@ -1,6 +1,6 @@
 """How a surface bends: metrics of slope and curvature, a plane's against the largest, a path's."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,6 +15,8 @@ from jloss.landscape._directions import as_points, independent
 from jloss.landscape._evaluate import moved
 from jloss.landscape._total import Total
 from jloss.objective import Objective, call
+
+_PRODUCTS = 32  # networks' largest eigenvalue stands out so far that a third is enough
 
 
 def gradient_norm(objective: Objective) -> Objective:
@@ -111,7 +113,10 @@ def plane_curvature(
     r"""The curvature within a plane at its centre, against the largest eigenvalue of the Hessian.
 
     A random direction in n dimensions sees about :math:`\operatorname{tr} H / n`, which is nearly
-    nothing where few directions are steep: a random plane that looks flat says little.
+    nothing where few directions are steep: a random plane that looks flat says little. The
+    eigenvalue is found by Lanczos (Paige 1980, Accuracy and effectiveness of the Lanczos algorithm,
+    Linear Algebra Appl. 34), in memory for some vectors; should it still grow after 32 products,
+    it is a lower bound.
 
     Args:
       objective: ``objective(params, batch) -> Average``.
@@ -119,7 +124,7 @@ def plane_curvature(
       batch: what the objective is evaluated on.
       directions: of the plane.
       data: batches instead, over which it is averaged exactly.
-      key: for the eigenvalue, by Lanczos.
+      key: for the vector that Lanczos starts from; ``jax.random.key(0)`` by default.
       model_state: for objectives with an argument of that name.
 
     Returns:
@@ -136,7 +141,7 @@ def plane_curvature(
     >>> found.plane.round(3).tolist(), round(found.share, 3)
     ([2.0, 4.0], 0.25)
     """
-    from jloss.curvature import hessian, largest_eigenpairs
+    from jloss.curvature import hessian
 
     params = jax.tree.map(jnp.asarray, params)
     directions = independent("plane_curvature", params, directions, 2)
@@ -146,13 +151,42 @@ def plane_curvature(
         return call(objective, params, batch, model_state=model_state)[0]
 
     operator = hessian(stated, params, total.batches)
-    rows = np.stack([operator.ravel(direction) for direction in directions]).astype(np.float64)
-    basis = np.linalg.qr(rows.T)[0].T
-    images = np.asarray(operator.products(jnp.asarray(basis, operator.center.dtype)), np.float64)
-    matrix = basis @ images.T
+
+    def product(vector: np.ndarray) -> np.ndarray:
+        return np.asarray(operator.products(jnp.asarray(vector[None])))[0]
+
+    one, two = (np.asarray(operator.ravel(direction)) for direction in directions)
+    one = one / np.linalg.norm(one)
+    for _ in range(2):  # Gram-Schmidt; numpy's QR would take twelve vectors of memory
+        two = two - (one @ two) * one
+    basis = np.stack([one, two / np.linalg.norm(two)])
+    matrix = basis @ np.stack([product(row) for row in basis]).T
     within = np.linalg.eigvalsh((matrix + matrix.T) / 2)
-    found = largest_eigenpairs(operator, 1, key=key, budget=min(128, operator.size))
-    return PlaneCurvature(within, float(found.values[0]))
+    key = jax.random.key(0) if key is None else key
+    start = jax.random.normal(key, (operator.size,), operator.center.dtype)
+    return PlaneCurvature(within, _largest(product, np.asarray(start)))
+
+
+def _largest(product: Callable[[np.ndarray], np.ndarray], start: np.ndarray) -> float:
+    """The largest eigenvalue, by Lanczos in memory for three vectors.
+
+    `jloss.curvature.largest_eigenpairs` keeps them all, which eigenvectors and further eigenvalues
+    need; the largest is found as well without (Paige 1980).
+    """
+    vector, before, beta = start / np.linalg.norm(start), np.zeros_like(start), 0.0
+    alphas: list[float] = []
+    betas: list[float] = []
+    while True:
+        image = product(vector) - beta * before
+        alphas.append(float(vector @ image))
+        image -= alphas[-1] * vector
+        beta = float(np.linalg.norm(image))
+        values, vectors = np.linalg.eigh(np.diag(alphas) + np.diag(betas, 1) + np.diag(betas, -1))
+        residual = beta * abs(vectors[-1, -1])
+        if residual <= 1e-3 * abs(values[-1]) or len(alphas) == min(_PRODUCTS, len(vector)):
+            return float(values[-1])
+        betas.append(beta)
+        before, vector = vector, image / beta
 
 
 @dataclass(frozen=True)

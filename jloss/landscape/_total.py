@@ -23,13 +23,14 @@ class Total:
         data: Iterable[Any] | None = None,
         model_state: Any = None,
     ):
-        batches, _ = as_batches(caller, batch, data)
-        if iter(batches) is batches:
+        if data is not None and iter(data) is data:
             raise TypeError(
                 f"{caller}: data must be something that can be walked again, as a list, and not "
                 "an iterator"
             )
-        self.batches, self.objective, self.model_state = batches, objective, model_state
+        batches, _ = as_batches(caller, batch, data)
+        self.batches = list(batches) if isinstance(batches, tuple) else batches
+        self.objective, self.model_state = objective, model_state
 
     def value(self, params: Any) -> float:
         """The objective's value."""

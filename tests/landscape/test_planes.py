@@ -1,5 +1,7 @@
 """Planes against direct evaluation, directions against definitions, PCA against scikit-learn."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,15 @@ from sklearn.decomposition import PCA
 
 import jloss
 from jloss.average import Average, average
-from jloss.landscape import barrier, line, path_directions, plane, random_directions, volume
+from jloss.landscape import (
+    barrier,
+    line,
+    path_directions,
+    plane,
+    plane_curvature,
+    random_directions,
+    volume,
+)
 from jloss.objective import Aux, objective
 
 KEY = jax.random.key(0)
@@ -282,9 +292,23 @@ def whole():
     "data", [PARTS, tuple(PARTS), "iterator"], ids=["list", "tuple", "iterator"]
 )
 def test_a_plane_over_unequal_batches_is_that_of_them_all(whole, data):
-    data = iter(PARTS) if data == "iterator" else data
-    found = plane(NETWORK, PARAMS, data=data, key=KEY, resolution=3)
+    if data == "iterator":
+        with pytest.warns(UserWarning, match=r"steepest direction is not known.*walked again"):
+            found = plane(NETWORK, PARAMS, data=iter(PARTS), key=KEY, resolution=3)
+        assert found.curvature is None
+    else:
+        found = plane(NETWORK, PARAMS, data=data, key=KEY, resolution=3)
+        assert found.curvature.largest == pytest.approx(whole.curvature.largest, rel=1e-4)
     np.testing.assert_allclose(found.values, whole.values, rtol=1e-6)
+
+
+def test_a_random_plane_has_its_curvature_beside_the_largest_and_others_where_asked(whole):
+    expected = plane_curvature(NETWORK, PARAMS, WHOLE, directions=whole.directions)
+    np.testing.assert_array_equal(whole.curvature.plane, expected.plane)
+    again = partial(plane, NETWORK, PARAMS, WHOLE, directions=whole.directions, resolution=2)
+    assert again().curvature is None
+    assert again(curvature=True).curvature.largest == expected.largest
+    assert plane(NETWORK, PARAMS, WHOLE, curvature=False, resolution=2).curvature is None
 
 
 def test_a_plane_through_the_last_layer_alone_is_the_plain_one():
