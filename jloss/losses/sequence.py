@@ -161,7 +161,7 @@ def ctc_loss(
     del log_epsilon
     given = logits, logit_paddings, labels, label_paddings
     inputs = _inputs("ctc_loss", *given, blank_id=blank_id, where=where)
-    return _values(inputs, blank_id, zero_infinity)
+    return _values(inputs, zero_infinity)
 
 
 @card(**_CLAIMS, also=dict(optax="losses.ctc_loss_with_forward_probs"))
@@ -216,8 +216,8 @@ def ctc_loss_with_forward_probs(
     del log_epsilon
     given = logits, logit_paddings, labels, label_paddings
     inputs = _inputs("ctc_loss_with_forward_probs", *given, blank_id=blank_id, where=where)
-    values = _values(inputs, blank_id, zero_infinity)
-    return values, *_forward_probabilities(inputs, blank_id)
+    values = _values(inputs, zero_infinity)
+    return values, *_forward_probabilities(inputs)
 
 
 # Their inputs ------------------------------------------------------------------------------------
@@ -227,7 +227,7 @@ class _Alignment(NamedTuple):
     """What may be aligned with what. The sequences B are the minor axis, which is vectorised."""
 
     frames: Array  # (T, B), those that count
-    labels: Array  # (N, B), the blank for padding
+    emitted: Array  # (S, B), the class of each state, the blank for padding
     skips: Array  # (S, B), whether a state may follow the state before the last
     end: Array  # (B,), the last state, a blank
 
@@ -267,22 +267,24 @@ def _inputs(
     classes = f"from 0 to {size - 1} and not the blank, {blank_id}"
     known = unread | ((labels >= 0) & (labels < size) & (labels != blank_id))
     in_order = ~unread | jnp.concatenate([unread[..., 1:], unread[..., :1] | True], -1)
-    spoilt = [
-        nan_unless(loss, known, classes, labels=labels),
-        nan_unless(loss, _is_flag(for_frames), "0 or 1", logit_paddings=for_frames),
-        nan_unless(loss, _is_flag(for_labels) & in_order, "0, then 1", label_paddings=for_labels),
-    ]
+    spoilt = nan_unless(loss, known, classes, labels=labels)
+    in_order &= _is_flag(for_labels)
+    spoilt += nan_unless(loss, in_order, "0, then 1", label_paddings=for_labels)
+    spoilt = spoilt.sum(-1)
+    flags = _is_flag(for_frames)
+    spoilt += nan_unless(loss, flags, "0 or 1", logit_paddings=for_frames).sum(-1)
     batch = math.prod(shape)
     labels = jnp.where(unread | ~known, blank_id, labels).astype(jnp.int32)
     alignment = _alignment(
         (for_frames == 0).reshape(batch, frames),
         labels.reshape(batch, labels.shape[-1]),
         (~unread).sum(-1).reshape(batch),
+        blank_id,
     )
     return _Inputs(
         logits.reshape(batch, frames, size),
         alignment,
-        jnp.asarray(sum(s.sum(-1) for s in spoilt), logits.dtype).reshape(batch),
+        spoilt.astype(logits.dtype).reshape(batch),
         where,
         tuple(shape),
     )
@@ -319,76 +321,213 @@ def _is_flag(paddings: Array) -> Array:
     return (paddings == 0) | (paddings == 1)
 
 
-def _alignment(frames: Array, labels: Array, length: Array) -> _Alignment:
+def _alignment(frames: Array, labels: Array, length: Array, blank: int) -> _Alignment:
     labels = labels.T
+    one = 1, labels.shape[1]
+    emitted = _interleave(jnp.full(one, blank, labels.dtype), labels)
     # Two labels that are equal have a blank between them. Padding may do as it likes: no path that
     # enters it comes to the end.
     new = jnp.concatenate([labels[:1] < 0, labels[1:] != labels[:-1]])
-    skips = _interleave(jnp.zeros((1, labels.shape[1]), bool), new)
-    return _Alignment(frames.T, labels, skips, 2 * length)
+    skips = _interleave(jnp.zeros(one, bool), new)
+    return _Alignment(frames.T, emitted, skips, 2 * length)
 
 
 def _interleave(blank: Array, labels: Array) -> Array:
-    """What is given for the blank, (..., 1, B), and each label, (..., N, B), for all states."""
-    *shape, count, batch = labels.shape
-    pairs = jnp.stack([jnp.broadcast_to(blank, labels.shape), labels], -2)
-    return jnp.concatenate([pairs.reshape(*shape, 2 * count, batch), blank], -2)
+    """What is given for the blank, (1, B), and each label, (N, B), for all states."""
+    pairs = jnp.stack([jnp.broadcast_to(blank, labels.shape), labels], 1)
+    return jnp.concatenate([pairs.reshape(-1, labels.shape[1]), blank])
+
+
+# Segments of frames ------------------------------------------------------------------------------
+
+
+class _Leader(NamedTuple):
+    """The leading class of each frame, against which are the odds of all."""
+
+    logit: Array  # (C, B)
+    excess: Array  # (C, B), what the odds sum to beyond the leader's own, 1
+
+
+class _Segment(NamedTuple):
+    """C successive frames."""
+
+    given: Array  # (C, B, K), the logits as they are
+    counts: Array  # (C, B)
+
+    @property
+    def logits(self) -> Array:
+        return _counted(self.given, self.counts[..., None])
+
+    def leader(self) -> _Leader:
+        logits = self.logits
+        top = logits.max(-1)
+        leads = logits == top[..., None]
+        rivals = leads.astype(logits.dtype).sum(-1) - 1.0
+        others = jnp.where(leads, 0.0, jnp.exp(logits - top[..., None])).sum(-1)
+        return _Leader(top, others + rivals)
+
+    def emissions(self, leader: _Leader, emitted: Array) -> Array:
+        """The odds (C, S, B) of what each state emits, as scaled numbers."""
+        # Gathered as they are: XLA's CPU compiler would do all it takes to count them by index.
+        places = jnp.arange(emitted.shape[1])
+        logits = self.given.at[:, places, emitted].get(mode="promise_in_bounds")
+        logits = _counted(logits, self.counts[:, None])
+        behind, lost = two_difference(leader.logit[:, None], logits)
+        return _lattice.exp(-behind, -lax.stop_gradient(lost))
+
+    def normaliser(self, leader: _Leader) -> Array:
+        """The logarithm of the sum of the odds of each frame, 0 for padding."""
+        return jnp.where(self.counts, jnp.log1p(leader.excess), 0.0)
+
+
+def _counted(logits: Array, counts: Array) -> Array:
+    return jnp.where(counts, jnp.clip(logits, -_INFINITE, _INFINITE), 0.0)
+
+
+def _scan(
+    through: Callable[..., Any],
+    start: Any,
+    logits: Array,
+    alignment: _Alignment,
+    *more: Any,
+    reverse: bool = False,
+) -> Any:
+    """`jax.lax.scan` over segments: ``through(carry, segment, *more)``."""
+    frames = logits.shape[1]
+    # In ten to twenty frames mantissas grow by 2**40 at most; the fewer, the better for caches.
+    size = min(range(10, 21), key=lambda size: -frames % size)
+    count = max(1, -(-frames // size))
+    missing = count * size - frames
+    logits = jnp.pad(logits, ((0, 0), (0, missing), (0, 0)))
+    counts = jnp.pad(alignment.frames, ((0, missing), (0, 0)))
+
+    def step(carry: Any, inputs: Any) -> Any:
+        place, counts, *rest = inputs
+        # To cut all the logits into segments beforehand would be to copy them.
+        here = lax.dynamic_slice_in_dim(logits, place * size, size, 1).swapaxes(0, 1)
+        return through(carry, _Segment(here, counts), *rest)
+
+    inputs = jnp.arange(count), counts.reshape(count, size, len(logits)), *more
+    return lax.scan(step, start, inputs, reverse=reverse)
+
+
+def _joined(segments: Array, alignment: _Alignment) -> Array:
+    """All frames in a row again."""
+    count, size, *shape = segments.shape
+    return segments.reshape(count * size, *shape)[: len(alignment.frames)]
+
+
+def _onward(
+    states: Array, emissions: Array, counts: Array, skips: Array, all_frames: bool = False
+) -> Any:
+    """The forward recursion: how likely each state is with all frames up to its own."""
+
+    def step(states: Array, frame: tuple[Array, Array]) -> tuple[Array, Array | None]:
+        counts, emissions = frame
+        padded = jnp.pad(states, ((2, 0), (0, 0)), constant_values=_lattice.ZERO)
+        skipping = jnp.where(skips, padded[:-2], _lattice.ZERO)
+        after = _lattice.multiply(_lattice.add(states, padded[1:-1], skipping), emissions)
+        after = jnp.where(counts, after, states)
+        return after, after if all_frames else None
+
+    return _scan_frames(step, states, (counts, emissions))
+
+
+def _homeward(
+    future: Array, past: Array, emissions: Array, counts: Array, skips: Array
+) -> tuple[Array, Array]:
+    """The backward recursion: how likely are all frames after each state's own; past * future."""
+    skipped = jnp.pad(skips, ((0, 2), (0, 0)))[2:]
+
+    def step(future: Array, frame: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        counts, emissions, past = frame
+        both = _lattice.value(_lattice.multiply(past, future))
+        states = _lattice.multiply(future, emissions)
+        padded = jnp.pad(states, ((0, 2), (0, 0)), constant_values=_lattice.ZERO)
+        skipping = jnp.where(skipped, padded[2:], _lattice.ZERO)
+        before = _lattice.add(states, padded[1:-1], skipping)
+        return jnp.where(counts, before, future), both
+
+    return _scan_frames(step, future, (counts, emissions, past), reverse=True)
+
+
+def _scan_frames(step: Callable[..., Any], start: Any, frames: Any, reverse: bool = False) -> Any:
+    """`jax.lax.scan` over the frames of a segment: a loop on a processor.
+
+    An accelerator would be launching kernels most of the time; written out, a segment takes few.
+    """
+    return lax.scan(step, start, frames, reverse=reverse, unroll=jax.default_backend() != "cpu")
 
 
 # Their values and gradients ----------------------------------------------------------------------
 
 
-def _values(inputs: _Inputs, blank: int, zero_infinity: bool) -> Array:
-    values = _negative_log_likelihood(inputs.logits, inputs.alignment, blank)
+def _values(inputs: _Inputs, zero_infinity: bool) -> Array:
+    values = _negative_log_likelihood(inputs.logits, inputs.alignment)
     values *= 1.0 + inputs.spoilt  # added, it would leave the gradient as it is
     values = jnp.where(zero_infinity & (values == jnp.inf), 0.0, values)
     return keep(inputs.where, values.reshape(inputs.shape))
 
 
-@partial(jax.custom_jvp, nondiff_argnums=(2,))
-def _negative_log_likelihood(logits: Array, alignment: _Alignment, blank: int) -> Array:
-    return _forward(logits, alignment, blank)[0]
+@jax.custom_jvp
+def _negative_log_likelihood(logits: Array, alignment: _Alignment) -> Array:
+    return _forward(logits, alignment)[0]
 
 
 @partial(_negative_log_likelihood.defjvp, symbolic_zeros=True)
-def _negative_log_likelihood_jvp(blank, primals, tangents):
+def _negative_log_likelihood_jvp(primals, tangents):
     # Autodiff would store every step; and all that is done here can be differentiated again.
-    logits, alignment = primals
-    value, starts = _forward(logits, alignment, blank)
-    slope = _backward(logits, alignment, blank, starts)
-    slope = jnp.where((value == jnp.inf)[:, None, None], 0.0, slope)
+    value, slope = _value_and_slope(*primals)
     return chain(value, (slope, tangents[0]), axis=(1, 2))
 
 
-def _forward(logits: Array, alignment: _Alignment, blank: int) -> tuple[Array, Array]:
-    """The values, and the states that each segment of frames starts from: all that is stored."""
+@jax.custom_jvp
+def _value_and_slope(logits: Array, alignment: _Alignment) -> tuple[Array, Array]:
+    value, stored = _forward(logits, alignment)
+    slope = _backward(logits, alignment, *stored)
+    return value, jnp.where((value == jnp.inf)[:, None, None], 0.0, slope)
+
+
+@_value_and_slope.defjvp
+def _value_and_slope_jvp(primals, tangents):
+    # As JAX would by itself; but a function with a rule it traces once, where it would search the
+    # loops for what depends on tangents, which takes twice as long and moves constants out of them.
+    return jax.jvp(_value_and_slope.fun, primals, tangents)
+
+
+def _forward(logits: Array, alignment: _Alignment) -> tuple[Array, tuple[Array, _Leader]]:
+    """The values, and what is stored: the states that segments start from, and their leaders."""
 
     def through(carry: tuple[Array, Array], segment: _Segment) -> Any:
         states, normaliser = carry
-        start = _lattice.normalised(states)
-        last, _ = _onward(start, segment, alignment.skips)
-        return (last, normaliser + segment.normaliser.sum(0)), start
+        start, leader = _lattice.normalised(states), segment.leader()
+        emissions = segment.emissions(leader, alignment.emitted)
+        last, _ = _onward(start, emissions, segment.counts, alignment.skips)
+        return (last, normaliser + segment.normaliser(leader).sum(0)), (start, leader)
 
     carry = _start(alignment, logits.dtype), jnp.zeros(len(logits), logits.dtype)
-    (last, normaliser), starts = _scan(through, carry, logits, alignment, blank)
+    (last, normaliser), stored = _scan(through, carry, logits, alignment)
     likelihood = _lattice.add(*_ends(_lattice.normalised(last), alignment))
-    return jnp.maximum(normaliser - _lattice.log(likelihood), 0.0), starts
+    return jnp.maximum(normaliser - _lattice.log(likelihood), 0.0), stored
 
 
-def _backward(logits: Array, alignment: _Alignment, blank: int, starts: Array) -> Array:
+def _backward(logits: Array, alignment: _Alignment, starts: Array, leaders: _Leader) -> Array:
     """The gradient, by segments from the last, whose states are computed again."""
 
-    def through(future: Array, segment: _Segment, start: Array) -> tuple[Array, Array]:
-        _, past = _onward(start, segment, alignment.skips, all_frames=True)
+    def through(future: Array, segment: _Segment, start: Array, leader: _Leader) -> Any:
+        emissions = segment.emissions(leader, alignment.emitted)
+        frames = emissions, segment.counts, alignment.skips
+        _, past = _onward(start, *frames, all_frames=True)
         # Over the states, past * future sums to the same at each frame: the likelihood.
         future = _lattice.balanced(_lattice.normalised(future), past[-1])
-        future, states = _homeward(future, past, segment, alignment.skips)
-        return future, _slope(segment, _of_classes(states, segment, alignment, blank))
+        future, states = _homeward(future, past, *frames)
+        posterior = _of_classes(states, alignment.emitted, logits.shape[-1])
+        return future, _slope(segment, leader, posterior)
 
     place = _places(alignment)
     is_end = (place == alignment.end) | (place == alignment.end - 1)
     future = _lattice.indicator(is_end, logits.dtype)
-    _, slope = _scan(through, future, logits, alignment, blank, starts, reverse=True)
+    _, slope = _scan(through, future, logits, alignment, starts, leaders, reverse=True)
     return _joined(slope, alignment).swapaxes(0, 1)
 
 
@@ -408,148 +547,40 @@ def _ends(states: Array, alignment: _Alignment) -> Array:
     return jnp.take_along_axis(padded, rows, 0, mode="promise_in_bounds")
 
 
-# Segments of frames ------------------------------------------------------------------------------
-
-
-class _Segment(NamedTuple):
-    """C successive frames, with the odds of each class against the leading one of its frame."""
-
-    counts: Array  # (C, B)
-    emissions: Array  # (C, S, B), the odds of what each state emits, as scaled numbers
-    odds: Array  # (C, B, K)
-    leader: Array  # (C, B, K), the leading class, unless several lead
-    excess: Array  # (C, B), what the odds sum to beyond the leading class's own, 1
-
-    @property
-    def normaliser(self) -> Array:
-        """The logarithm of the sum of the odds, 0 for padding."""
-        return jnp.where(self.counts, jnp.log1p(self.excess), 0.0)
-
-
-def _scan(
-    through: Callable[..., Any],
-    start: Any,
-    logits: Array,
-    alignment: _Alignment,
-    blank: int,
-    *more: Array,
-    reverse: bool = False,
-) -> Any:
-    """`jax.lax.scan` over segments: ``through(carry, segment, *more)``."""
-    frames = logits.shape[1]
-    # In ten to twenty frames mantissas grow by 2**40 at most; the fewer, the better for caches.
-    size = min(range(10, 21), key=lambda size: -frames % size)
-    count = max(1, -(-frames // size))
-    missing = count * size - frames
-    logits = jnp.pad(logits, ((0, 0), (0, missing), (0, 0)))
-    counts = jnp.pad(alignment.frames, ((0, missing), (0, 0)))
-
-    def step(carry: Any, inputs: Any) -> Any:
-        place, counts, *rest = inputs
-        # To cut all the logits into segments beforehand would be to copy them.
-        here = lax.dynamic_slice_in_dim(logits, place * size, size, 1).swapaxes(0, 1)
-        return through(carry, _segment(here, counts, alignment, blank), *rest)
-
-    inputs = jnp.arange(count), counts.reshape(count, size, len(logits)), *more
-    return lax.scan(step, start, inputs, reverse=reverse)
-
-
-def _joined(segments: Array, alignment: _Alignment) -> Array:
-    """All frames in a row again."""
-    count, size, *shape = segments.shape
-    return segments.reshape(count * size, *shape)[: len(alignment.frames)]
-
-
-def _segment(logits: Array, counts: Array, alignment: _Alignment, blank: int) -> _Segment:
-    logits = jnp.where(counts[..., None], jnp.clip(logits, -_INFINITE, _INFINITE), 0.0)
-    top = logits.max(-1, keepdims=True)
-    odds, leads = jnp.exp(logits - top), logits == top
-    rivals = leads.astype(logits.dtype).sum(-1) - 1.0
-
-    def scaled(logits: Array) -> Array:
-        behind, lost = two_difference(top.swapaxes(1, 2), logits)
-        return _lattice.exp(-behind, -lax.stop_gradient(lost))
-
-    named = logits[:, jnp.arange(logits.shape[1]), alignment.labels]
-    return _Segment(
-        counts,
-        _interleave(scaled(logits[:, None, :, blank]), scaled(named)),
-        odds,
-        leads & (rivals == 0)[..., None],
-        jnp.where(leads, 0.0, odds).sum(-1) + rivals,
-    )
-
-
-def _onward(states: Array, segment: _Segment, skips: Array, all_frames: bool = False) -> Any:
-    """The forward recursion: how likely each state is with all frames up to its own."""
-
-    def step(states: Array, frame: tuple[Array, Array]) -> tuple[Array, Array | None]:
-        counts, emissions = frame
-        padded = jnp.pad(states, ((2, 0), (0, 0)), constant_values=_lattice.ZERO)
-        skipping = jnp.where(skips, padded[:-2], _lattice.ZERO)
-        after = _lattice.multiply(_lattice.add(states, padded[1:-1], skipping), emissions)
-        after = jnp.where(counts, after, states)
-        return after, after if all_frames else None
-
-    return _scan_frames(step, states, (segment.counts, segment.emissions))
-
-
-def _homeward(future: Array, past: Array, segment: _Segment, skips: Array) -> tuple[Array, Array]:
-    """The backward recursion: how likely are all frames after each state's own; past * future."""
-    skipped = jnp.pad(skips, ((0, 2), (0, 0)))[2:]
-
-    def step(future: Array, frame: tuple[Array, Array, Array]) -> tuple[Array, Array]:
-        counts, emissions, past = frame
-        both = _lattice.value(_lattice.multiply(past, future))
-        states = _lattice.multiply(future, emissions)
-        padded = jnp.pad(states, ((0, 2), (0, 0)), constant_values=_lattice.ZERO)
-        skipping = jnp.where(skipped, padded[2:], _lattice.ZERO)
-        before = _lattice.add(states, padded[1:-1], skipping)
-        return jnp.where(counts, before, future), both
-
-    inputs = segment.counts, segment.emissions, past
-    return _scan_frames(step, future, inputs, reverse=True)
-
-
-def _scan_frames(step: Callable[..., Any], start: Any, frames: Any, reverse: bool = False) -> Any:
-    """`jax.lax.scan` over the frames of a segment: a loop on a processor.
-
-    An accelerator would be launching kernels most of the time; written out, a segment takes few.
-    """
-    return lax.scan(step, start, frames, reverse=reverse, unroll=jax.default_backend() != "cpu")
-
-
-def _of_classes(states: Array, segment: _Segment, alignment: _Alignment, blank: int) -> Array:
+def _of_classes(states: Array, emitted: Array, classes: int) -> Array:
     """The sum (C, B, K) over the states (C, S, B) that emit a class."""
-    frames, batch, classes = segment.odds.shape
-    # Scattered into one flat axis, which XLA does several times faster than into three.
-    rows = (jnp.arange(frames)[:, None, None] * batch + jnp.arange(batch)) * classes
-    sums = jnp.zeros(frames * batch * classes, states.dtype)
-    sums = sums.at[rows + alignment.labels].add(states[:, 1::2], mode="promise_in_bounds")
-    return sums.reshape(frames, batch, classes).at[..., blank].add(states[:, ::2].sum(1))
+    frames, _, batch = states.shape
+    # Scattered by rows of frames, which XLA does several times as fast as one by one.
+    rows = jnp.arange(batch) * classes + emitted
+    sums = jnp.zeros((batch * classes, frames), states.dtype)
+    sums = sums.at[rows].add(states.transpose(1, 2, 0), mode="promise_in_bounds")
+    return sums.reshape(batch, classes, frames).transpose(2, 0, 1)
 
 
-def _slope(segment: _Segment, posterior: Array) -> Array:
+def _slope(segment: _Segment, leader: _Leader, posterior: Array) -> Array:
     """Softmax minus posterior; the latter is given but for a factor in each frame."""
-    whole = posterior.sum(-1, keepdims=True)
-    posterior /= jnp.where(whole == 0, 1.0, whole)
-    slope = segment.odds / (1.0 + segment.excess)[..., None] - posterior
-    # They sum to 0: the leader's follows, without a cancellation of two near 1.
-    others = jnp.where(segment.leader, 0.0, slope).sum(-1, keepdims=True)
-    slope = jnp.where(segment.leader, -others, slope)
+    logits, top = segment.logits, leader.logit[..., None]
+    total = posterior.sum(-1)
+    posterior /= jnp.where(total == 0, 1.0, total)[..., None]
+    slope = jnp.exp(logits - top) / (1.0 + leader.excess)[..., None] - posterior
+    # They sum to 0: that of a class near 1 follows from the others', without a cancellation.
+    near_1 = (logits == top) & (leader.excess < 1)[..., None]
+    others = jnp.where(near_1, 0.0, slope).sum(-1)
+    slope = jnp.where(near_1, -others[..., None], slope)
     return jnp.where(segment.counts[..., None], slope, 0.0)
 
 
-def _forward_probabilities(inputs: _Inputs, blank: int) -> tuple[Array, Array]:
+def _forward_probabilities(inputs: _Inputs) -> tuple[Array, Array]:
     logits, alignment = inputs.logits, inputs.alignment
 
     def through(states: Array, segment: _Segment) -> tuple[Array, tuple[Array, Array]]:
-        start = _lattice.normalised(states)
-        last, states = _onward(start, segment, alignment.skips, all_frames=True)
-        return last, (states, segment.normaliser)
+        start, leader = _lattice.normalised(states), segment.leader()
+        frames = segment.emissions(leader, alignment.emitted), segment.counts, alignment.skips
+        last, states = _onward(start, *frames, all_frames=True)
+        return last, (states, segment.normaliser(leader))
 
     start = _start(alignment, logits.dtype)
-    _, stacked = _scan(through, start, logits, alignment, blank)
+    _, stacked = _scan(through, start, logits, alignment)
     states, normaliser = (_joined(part, alignment) for part in stacked)
     states = jnp.where(_places(alignment) <= alignment.end, states, _lattice.ZERO)
     states = _lattice.normalised(states)
