@@ -334,8 +334,9 @@ def _alignment(frames: Array, labels: Array, length: Array, blank: int) -> _Alig
 
 def _interleave(blank: Array, labels: Array) -> Array:
     """What is given for the blank, (1, B), and each label, (N, B), for all states."""
+    count, batch = labels.shape
     pairs = jnp.stack([jnp.broadcast_to(blank, labels.shape), labels], 1)
-    return jnp.concatenate([pairs.reshape(-1, labels.shape[1]), blank])
+    return jnp.concatenate([pairs.reshape(2 * count, batch), blank])
 
 
 # Segments of frames ------------------------------------------------------------------------------
