@@ -7,6 +7,7 @@ only the parts are written anew. It exits with the number of limits that were mi
 """
 
 import ast
+import platform
 import subprocess
 import sys
 import time
@@ -38,7 +39,16 @@ def run(name: str) -> tuple[str, int]:
 
 def section(name: str, text: str) -> str:
     said = ast.get_docstring(ast.parse((FOLDER / f"{name}.py").read_text()))
-    return f"{said}\n\nMeasured on {time.strftime('%Y-%m-%d')}.\n\n```text\n{text.rstrip()}\n```\n"
+    when = f"Measured on {time.strftime('%Y-%m-%d')}, {processor()}."
+    return f"{said}\n\n{when}\n\n```text\n{text.rstrip()}\n```\n"
+
+
+def processor() -> str:
+    """Parts are measured anew one by one, and not always on the same machine."""
+    about = Path("/proc/cpuinfo")
+    lines = about.read_text().splitlines() if about.exists() else []
+    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
 
 
 def sections() -> dict[str, str]:
