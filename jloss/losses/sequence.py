@@ -369,7 +369,7 @@ class _Segment(NamedTuple):
 
     def emissions(self, leader: _Leader, emitted: Array) -> Array:
         """The odds (C, S, B) of what each state emits, as scaled numbers."""
-        # Gathered as they are: XLA's CPU compiler would do all it takes to count them by index.
+        # Gathered first: XLA's CPU compiler would do again, entry by entry, all that comes before.
         places = jnp.arange(emitted.shape[1])
         logits = self.given.at[:, places, emitted].get(mode="promise_in_bounds")
         logits = _counted(logits, self.counts[:, None])
@@ -382,6 +382,7 @@ class _Segment(NamedTuple):
 
 
 def _counted(logits: Array, counts: Array) -> Array:
+    """0 for padding, and nothing infinite."""
     return jnp.where(counts, jnp.clip(logits, -_INFINITE, _INFINITE), 0.0)
 
 
