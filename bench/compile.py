@@ -9,12 +9,12 @@ Command: ``python -m bench.compile``.
 
 import statistics
 import sys
-import time
 
 import jax
 import optax
 
 import jloss
+from bench import measure
 from bench.rowwise import arguments, value_and_grad
 
 NAMES = (
@@ -32,20 +32,16 @@ NAMES = (
 COMPILATIONS, LIMIT = 5, 1.0
 
 
-def seconds(loss, inputs) -> float:
-    jax.clear_caches()
-    start = time.perf_counter()
-    jax.jit(value_and_grad(loss)).lower(*inputs).compile()
-    return time.perf_counter() - start
-
-
 def main() -> int:
     sums = [0.0, 0.0]
     print(f"{'':45} {'ours ms':>8} {'optax ms':>8} {'ratio':>6}")
     for name in NAMES:
         inputs = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), arguments(name))
         losses = getattr(jloss, name), getattr(optax.losses, name)
-        samples = [[seconds(loss, inputs) for loss in losses] for _ in range(COMPILATIONS)]
+        samples = [
+            [measure.from_nothing(value_and_grad(loss), inputs) for loss in losses]
+            for _ in range(COMPILATIONS)
+        ]
         medians = [statistics.median(sample) for sample in zip(*samples, strict=True)]
         sums = [total + median for total, median in zip(sums, medians, strict=True)]
         ours, peer = (1e3 * median for median in medians)

@@ -45,6 +45,14 @@ def compiled(function: Callable[..., Any], arguments: Sequence[Any]) -> Program:
     return Program(run, seconds, run.memory_analysis().temp_size_in_bytes)
 
 
+def from_nothing(function: Callable[..., Any], arguments: Sequence[Any]) -> float:
+    """The seconds to trace and to compile, with nothing known from what was traced before."""
+    jax.clear_caches()
+    start = time.perf_counter()
+    jax.jit(function).lower(*arguments).compile()
+    return time.perf_counter() - start
+
+
 def interleaved(
     runs: Sequence[Callable[[], Any]], times: int = RUNS, pause: float = 0.0
 ) -> list[float]:
