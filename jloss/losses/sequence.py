@@ -367,14 +367,17 @@ class _Segment(NamedTuple):
         others = jnp.where(leads, 0.0, jnp.exp(logits - top[..., None])).sum(-1)
         return _Leader(top, others + rivals)
 
-    def emissions(self, leader: _Leader, emitted: Array) -> Array:
-        """The odds (C, S, B) of what each state emits, as scaled numbers."""
+    def paths(self, leader: _Leader, alignment: _Alignment) -> tuple[Array, Array, Array]:
+        """What a recursion goes by: the odds (C, S, B) of what each state emits, as scaled numbers;
+        the frames that count; the states that may be skipped to.
+        """
         # Gathered first: XLA's CPU compiler would do again, entry by entry, all that comes before.
-        places = jnp.arange(emitted.shape[1])
-        logits = self.given.at[:, places, emitted].get(mode="promise_in_bounds")
+        places = jnp.arange(self.counts.shape[1])
+        logits = self.given.at[:, places, alignment.emitted].get(mode="promise_in_bounds")
         logits = _counted(logits, self.counts[:, None])
         behind, lost = two_difference(leader.logit[:, None], logits)
-        return _lattice.exp(-behind, -lax.stop_gradient(lost))
+        emissions = _lattice.exp(-behind, -lax.stop_gradient(lost))
+        return emissions, self.counts, alignment.skips
 
     def normaliser(self, leader: _Leader) -> Array:
         """The logarithm of the sum of the odds of each frame, 0 for padding."""
@@ -503,8 +506,7 @@ def _forward(logits: Array, alignment: _Alignment) -> tuple[Array, tuple[Array, 
     def through(carry: tuple[Array, Array], segment: _Segment) -> Any:
         states, normaliser = carry
         start, leader = _lattice.normalised(states), segment.leader()
-        emissions = segment.emissions(leader, alignment.emitted)
-        last, _ = _onward(start, emissions, segment.counts, alignment.skips)
+        last, _ = _onward(start, *segment.paths(leader, alignment))
         return (last, normaliser + segment.normaliser(leader).sum(0)), (start, leader)
 
     carry = _start(alignment, logits.dtype), jnp.zeros(len(logits), logits.dtype)
@@ -517,12 +519,11 @@ def _backward(logits: Array, alignment: _Alignment, starts: Array, leaders: _Lea
     """The gradient, by segments from the last, whose states are computed again."""
 
     def through(future: Array, segment: _Segment, start: Array, leader: _Leader) -> Any:
-        emissions = segment.emissions(leader, alignment.emitted)
-        frames = emissions, segment.counts, alignment.skips
-        _, past = _onward(start, *frames, all_frames=True)
+        paths = segment.paths(leader, alignment)
+        _, past = _onward(start, *paths, all_frames=True)
         # Over the states, past * future sums to the same at each frame: the likelihood.
         future = _lattice.balanced(_lattice.normalised(future), past[-1])
-        future, states = _homeward(future, past, *frames)
+        future, states = _homeward(future, past, *paths)
         posterior = _of_classes(states, alignment.emitted, logits.shape[-1])
         return future, _slope(segment, leader, posterior)
 
@@ -577,8 +578,7 @@ def _forward_probabilities(inputs: _Inputs) -> tuple[Array, Array]:
 
     def through(states: Array, segment: _Segment) -> tuple[Array, tuple[Array, Array]]:
         start, leader = _lattice.normalised(states), segment.leader()
-        frames = segment.emissions(leader, alignment.emitted), segment.counts, alignment.skips
-        last, states = _onward(start, *frames, all_frames=True)
+        last, states = _onward(start, *segment.paths(leader, alignment), all_frames=True)
         return last, (states, segment.normaliser(leader))
 
     start = _start(alignment, logits.dtype)
